@@ -1,0 +1,78 @@
+"""Progress: one line on a terminal or in a notebook, nothing in a pipe or in a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from featx.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def check_progress(progress: bool | str) -> None:
+    """Raise InputError unless ``progress`` is ``"auto"``, True or False."""
+    if progress not in ("auto", True, False):
+        raise InputError(f"Got progress={progress!r} but expected 'auto', True or False")
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int, progress: bool | str = "auto"
+) -> Iterator[Callable[[int], None]]:
+    """Show how far a loop has come, with images a second and the time left.
+
+    Parameters
+    ----------
+    description : str
+        What is being done.
+    total : int
+        How many images there are to do.
+    progress : {"auto"} or bool
+        ``"auto"`` shows it on a terminal and in a notebook, in the main process only: the workers
+        of a search would write over each other.
+
+    Yields
+    ------
+    callable
+        Call it with the number of images that were done.
+    """
+    if progress is False or total == 0 or (progress == "auto" and not _someone_is_watching()):
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeLeft(),
+    )
+    # On stderr, so that what a command prints can be piped while the bar is seen.
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, rate="")
+
+        def advance(done: int) -> None:
+            speed = bar.tasks[0].speed
+            rate = "" if speed is None else f"{speed:.0f} images/s"
+            bar.update(task, advance=done, rate=rate)
+
+        yield advance
+
+
+def _someone_is_watching() -> bool:
+    if multiprocessing.current_process().name != "MainProcess":
+        return False
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config

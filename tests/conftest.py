@@ -1,0 +1,60 @@
+"""Fixtures every test room uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def private_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Each test gets a cache folder of its own, never the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("FEATX_CACHE", os.fspath(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_folder() -> Path:
+    """The photographs that come with the project: 10 classes of CIFAR-10."""
+    return ROOT / "data" / "cifar10-sample"
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Photographs beside the project; tests that need them are skipped where they are absent."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the shared photographs are not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def make_image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes labelled PNGs, each class with a colour of its own."""
+
+    def make(classes: dict[str, int], *, name: str = "photos", seed: int = 0) -> Path:
+        random = np.random.default_rng(seed)
+        folder = tmp_path / name
+        for label, count in classes.items():
+            (folder / label).mkdir(parents=True)
+            colour = random.integers(0, 256, 3)
+            for number in range(count):
+                noise = random.integers(-40, 40, (40, 48, 3))
+                pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / label / f"{number:03}.png")
+        return folder
+
+    return make
