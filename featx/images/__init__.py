@@ -1,0 +1,1 @@
+"""What an image is: where it comes from, its pixels, its digest and its preprocessing."""
