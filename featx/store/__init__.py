@@ -1,0 +1,1 @@
+"""Stored embeddings: the cache, and Parquet files."""
