@@ -1,0 +1,1 @@
+"""Backbones: which networks exist, where their weights come from, what they compute."""

@@ -1,0 +1,369 @@
+"""`ImageEmbedder`: images become embeddings, as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from featx._version import __version__
+from featx.backbones.providers import load_backbone
+from featx.errors import (
+    ImageDecodeError,
+    ImageDecodeWarning,
+    InputError,
+    StaleEmbedderError,
+    did_you_mean,
+)
+from featx.extraction.extractor import Extraction, Extractor
+from featx.extraction.runtime import ExecutionPlan, plan_execution
+from featx.images.sources import as_image_list
+from featx.progress import check_progress
+from featx.store.cache import EmbeddingCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from sklearn.utils import Tags
+
+    from featx.backbones.frozen import FrozenBackbone
+
+ERROR_POLICIES = ("raise", "nan")
+
+# The packages whose version can move a vector by a rounding step; named in every export.
+_PACKAGES_OF_A_VECTOR = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
+
+
+class ImageEmbedder(TransformerMixin, BaseEstimator):
+    """Turn images into the embeddings of a frozen, pretrained CNN.
+
+    A transformer like any other: it stands first in a `Pipeline`, in a `ColumnTransformer` or in a
+    `GridSearchCV`. Each distinct image is computed once and kept in a cache, whatever the number
+    of folds, candidates, clones and workers. Row i of the output is image i.
+
+    Parameters
+    ----------
+    backbone : str, default="efficientnet_lite0"
+        The network, by a name of `featx.list_backbones`, or ``"timm/<architecture>"`` together
+        with ``weights=None``.
+    weights : {"default"} or None, default="default"
+        The pretrained weights, or None for random ones, which are the same at every fit.
+    image_size : int, optional
+        Side of the network's input in pixels; by default the one that it was trained with.
+    device : str, default="auto"
+        ``"auto"`` takes the first GPU where there is one and the CPU elsewhere; otherwise a torch
+        device, such as ``"cpu"`` or ``"cuda:1"``.
+    batch_size : int or "auto", default="auto"
+        Images per forward. A batch is always full, the last one by padding, so that a vector does
+        not depend on the images beside it.
+    runtime : {"auto", "onnx", "torch"}, default="auto"
+        What executes the network: ``"auto"`` is ONNX Runtime on a CPU and torch on a GPU.
+    num_workers : int, optional
+        Threads that read, decode and resize images ahead of the network; 0 does it in the calling
+        thread. By default as many as torch uses for its arithmetic.
+    on_error : {"raise", "nan"}, default="raise"
+        An image that cannot be read raises `ImageDecodeError` with its path and row, or gives a
+        row of NaN and one `ImageDecodeWarning`. When no image can be read, both raise.
+    cache : "auto", path, EmbeddingCache or None, default="auto"
+        Where embeddings are kept: the user's cache folder (or the one named by the environment
+        variable ``FEATX_CACHE``), another folder, a cache, or nowhere.
+    progress : {"auto"} or bool, default="auto"
+        ``"auto"`` shows a progress bar on a terminal and in a notebook.
+
+    Attributes
+    ----------
+    fingerprint_ : str
+        32 hexadecimal digits that name everything that can change a vector.
+    n_features_out_ : int
+        Length of an embedding.
+    failures_ : tuple of DecodeFailure
+        Row, path and reason of each image that `fit_transform` could not read. Set by
+        `fit_transform` only; after `transform` they are in the warning's ``failures``.
+
+    Notes
+    -----
+    `transform` needs no `fit`: nothing is learnt. `fit` checks the parameters and records the
+    fingerprint, and a fitted embedder whose fingerprint no longer matches (other weights, another
+    kind of device) refuses to transform instead of mixing two kinds of vectors.
+
+    Images are paths (str or Path), bytes of an image file, PIL images, arrays of shape (height,
+    width, 3) or (height, width), or torch tensors of shape (3, height, width), in a list, a
+    Series, a data frame of one column, a one-dimensional array, or a single four-dimensional array
+    or tensor. A string is always a path and never fetched.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featx import ImageEmbedder
+    >>> images = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3), dtype=np.uint8)
+    >>> embedder = ImageEmbedder()
+    >>> embeddings = embedder.fit_transform(images)
+    >>> embeddings.shape, embeddings.dtype
+    ((3, 1280), dtype('float32'))
+    >>> embedder.get_feature_names_out()[:2]
+    array(['efficientnet_lite0_0000', 'efficientnet_lite0_0001'], dtype=object)
+    """
+
+    def __init__(
+        self,
+        backbone: str = "efficientnet_lite0",
+        *,
+        weights: str | None = "default",
+        image_size: int | None = None,
+        device: str = "auto",
+        batch_size: int | str = "auto",
+        runtime: str = "auto",
+        num_workers: int | None = None,
+        on_error: str = "raise",
+        cache: str | os.PathLike[str] | EmbeddingCache | None = "auto",
+        progress: bool | str = "auto",
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.image_size = image_size
+        self.device = device
+        self.batch_size = batch_size
+        self.runtime = runtime
+        self.num_workers = num_workers
+        self.on_error = on_error
+        self.cache = cache
+        self.progress = progress
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the parameters and the form of the input; no image is read.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See the notes of the class.
+        y : array-like of shape (n_images,), optional
+            Only its length is looked at.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            When a parameter or the input is not of the expected kind.
+        WeightsError
+            When the network's weights are not on this machine.
+        """
+        items = _checked_images(X)
+        if y is not None and len(y) != len(items):
+            raise InputError(
+                f"Got {len(items)} images and {len(y)} labels but expected one label per image"
+            )
+        backbone, plan = self._prepare()
+        self.fingerprint_ = _fingerprint(backbone, plan)
+        self.n_features_out_ = backbone.dimension
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the embeddings of the images.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See the notes of the class.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_features_out_)
+            Row i is image i.
+
+        Raises
+        ------
+        ImageDecodeError
+            When an image cannot be read and ``on_error="raise"``, or when none can.
+        InputError
+            When a parameter or the input is not of the expected kind.
+        StaleEmbedderError
+            When the embedder was fitted under another fingerprint.
+        """
+        extraction = self.extract(X)
+        _warn_of_failures(extraction)
+        return extraction.vectors
+
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray:
+        """Fit and return the embeddings; also sets ``failures_``.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See the notes of the class.
+        y : array-like of shape (n_images,), optional
+            Only its length is looked at.
+        **fit_params : dict
+            None are taken.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_features_out_)
+            Row i is image i.
+        """
+        extraction = self.fit(X, y, **fit_params).extract(X)
+        _warn_of_failures(extraction)
+        self.failures_ = extraction.failures
+        return extraction.vectors
+
+    def extract(self, X: Any) -> Extraction:
+        """Return the embeddings with the digest of each image and what could not be read.
+
+        `transform` is this, with its failures as a warning.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See the notes of the class.
+
+        Returns
+        -------
+        Extraction
+            ``vectors``, ``digests`` and ``failures``.
+
+        Raises
+        ------
+        ImageDecodeError, InputError, StaleEmbedderError
+            As `transform` does.
+        """
+        items = _checked_images(X)
+        backbone, plan = self._prepare()
+        fingerprint = _fingerprint(backbone, plan)
+        self._check_fresh(fingerprint, plan)
+        cache = _open_cache(self.cache)
+        extractor = Extractor(
+            backbone,
+            plan,
+            table=None if cache is None else cache.table(fingerprint, backbone.dimension),
+            num_workers=_choose_num_workers(self.num_workers),
+            stop_at_failure=self.on_error == "raise",
+            progress=self.progress,
+        )
+        extraction = extractor.extract(items)
+        _refuse_all_failed(extraction)
+        return extraction
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return one name per column: the backbone and a number.
+
+        Parameters
+        ----------
+        input_features : ignored
+            Here because scikit-learn passes it.
+
+        Returns
+        -------
+        ndarray of str objects, shape (n_features_out_,)
+        """
+        dimension = self._prepare()[0].dimension
+        width = len(str(dimension - 1))
+        names = [f"{self.backbone}_{column:0{width}d}" for column in range(dimension)]
+        return np.asarray(names, dtype=object)
+
+    def get_provenance(self) -> dict[str, Any]:
+        """Return what made the vectors, as plain JSON types, for the exports.
+
+        Returns
+        -------
+        dict
+            Backbone, weights and their sha256, layers, pooling, preprocessing, precision,
+            runtime, device type, versions, and the fingerprint of it all.
+        """
+        backbone, plan = self._prepare()
+        return backbone.describe() | {
+            "weights": backbone.weights,
+            "precision": "float32",
+            "runtime": plan.runtime,
+            "device_type": plan.device_type,
+            "fingerprint": _fingerprint(backbone, plan),
+            "versions": {"featx": __version__}
+            | {name: version(name) for name in _PACKAGES_OF_A_VECTOR},
+        }
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "fingerprint_")
+
+    def _prepare(self) -> tuple[FrozenBackbone, ExecutionPlan]:
+        """Check the parameters and decide what runs and how; nothing is built."""
+        if self.on_error not in ERROR_POLICIES:
+            hint = did_you_mean(str(self.on_error), ERROR_POLICIES)
+            raise InputError(f"Got on_error={self.on_error!r} but expected 'raise' or 'nan'{hint}")
+        check_progress(self.progress)
+        plan = plan_execution(self.runtime, self.device, self.batch_size)
+        backbone = load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
+        return backbone, plan
+
+    def _check_fresh(self, fingerprint: str, plan: ExecutionPlan) -> None:
+        fitted = getattr(self, "fingerprint_", fingerprint)
+        if fitted != fingerprint:
+            raise StaleEmbedderError(
+                f"This ImageEmbedder was fitted with fingerprint {fitted} but now computes "
+                f"{fingerprint} (backbone {self.backbone!r}, runtime {plan.runtime!r} on "
+                f"{plan.device_type}): its vectors would differ from those it was fitted with; "
+                "restore its parameters, or call fit again"
+            )
+
+
+def _checked_images(X: Any) -> Sequence[Any]:
+    items = as_image_list(X)
+    if len(items) == 0:
+        raise InputError("Got 0 images but expected at least 1")
+    return items
+
+
+def _fingerprint(backbone: FrozenBackbone, plan: ExecutionPlan) -> str:
+    return backbone.fingerprint(runtime=plan.runtime, device_type=plan.device_type)
+
+
+def _open_cache(cache: Any) -> EmbeddingCache | None:
+    if cache is None or isinstance(cache, EmbeddingCache):
+        return cache
+    if isinstance(cache, str | os.PathLike):
+        return EmbeddingCache() if cache == "auto" else EmbeddingCache(cache)
+    raise InputError(
+        f"Got cache={cache!r} but expected 'auto', a folder, an EmbeddingCache or None"
+    )
+
+
+def _choose_num_workers(num_workers: Any) -> int:
+    if num_workers is None:
+        # joblib lowers this number in its workers, so that they do not crowd each other.
+        return torch.get_num_threads()
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+        raise InputError(
+            f"Got num_workers={num_workers!r} but expected None or a whole number of at least 0"
+        )
+    return num_workers
+
+
+def _refuse_all_failed(extraction: Extraction) -> None:
+    failures, total = extraction.failures, len(extraction.digests)
+    if len(failures) == total:
+        first = failures[0]
+        raise ImageDecodeError(
+            first.source, f"{first.reason}; none of the {total} images could be read", first.row
+        )
+
+
+def _warn_of_failures(extraction: Extraction) -> None:
+    if extraction.failures:
+        warning = ImageDecodeWarning(extraction.failures, len(extraction.digests))
+        # The frames above are transform and the wrapper of scikit-learn's set_output.
+        warnings.warn(warning, stacklevel=4)

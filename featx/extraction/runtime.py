@@ -1,0 +1,186 @@
+"""Runtimes: how a frozen network is executed on a device.
+
+Each runtime maps a batch of one fixed shape to embeddings. The shape never changes, so that the
+same kernels run for every batch and a row does not depend on how many others came with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from featx.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from featx.backbones.frozen import FrozenBackbone
+
+RUNTIMES = ("auto", "onnx", "torch")
+
+
+class Runtime(Protocol):
+    """Executes a network on batches of one shape."""
+
+    def run(self, pixels: torch.Tensor) -> np.ndarray:
+        """Map uint8 (batch_size, 3, side, side) to float32 (batch_size, dimension)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """A runtime, a device and a batch size: everything decided, nothing built yet."""
+
+    runtime: str
+    device: str
+    batch_size: int
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device, without its number."""
+        return torch.device(self.device).type
+
+
+def plan_execution(
+    runtime: str = "auto", device: str = "auto", batch_size: int | str = "auto"
+) -> ExecutionPlan:
+    """Decide where and how a network runs, without building anything.
+
+    Parameters
+    ----------
+    runtime : {"auto", "onnx", "torch"}
+        ``"auto"`` is ONNX Runtime on a CPU, the fastest there, and torch elsewhere.
+    device : str
+        ``"auto"`` is the first GPU where there is one and the CPU elsewhere; otherwise a torch
+        device such as ``"cpu"`` or ``"cuda:1"``.
+    batch_size : int or "auto"
+        Images per forward.
+
+    Returns
+    -------
+    ExecutionPlan
+        The decision.
+
+    Raises
+    ------
+    InputError
+        When a value is not one of these, the device is absent, or the two do not go together.
+    """
+    chosen_device = _choose_device(device)
+    if runtime not in RUNTIMES:
+        expected = ", ".join(map(repr, RUNTIMES))
+        hint = did_you_mean(str(runtime), RUNTIMES)
+        raise InputError(f"Got runtime={runtime!r} but expected one of {expected}{hint}")
+    on_cpu = chosen_device.type == "cpu"
+    if runtime == "onnx" and not on_cpu:
+        raise InputError(
+            f"Got runtime='onnx' with device={device!r} but ONNX Runtime is used on the CPU only; "
+            "choose runtime='torch' or device='cpu'"
+        )
+    chosen_runtime = ("onnx" if on_cpu else "torch") if runtime == "auto" else runtime
+    return ExecutionPlan(chosen_runtime, str(chosen_device), _choose_batch_size(batch_size, on_cpu))
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"Got device={device!r} but expected 'auto', 'cpu', 'cuda' or another torch device"
+        ) from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"Got device={device!r} but torch sees {torch.cuda.device_count()} CUDA devices here"
+        )
+    return chosen
+
+
+def _choose_batch_size(batch_size: int | str, on_cpu: bool) -> int:
+    if batch_size == "auto":
+        return 32 if on_cpu else 128
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(
+            f"Got batch_size={batch_size!r} but expected 'auto' or a whole number of at least 1"
+        )
+    return batch_size
+
+
+def open_runtime(backbone: FrozenBackbone, plan: ExecutionPlan) -> Runtime:
+    """Build what executes a backbone; the same object for the same backbone and plan.
+
+    Parameters
+    ----------
+    backbone : FrozenBackbone
+        What to execute.
+    plan : ExecutionPlan
+        How and where.
+
+    Returns
+    -------
+    Runtime
+        Ready to run batches of ``plan.batch_size`` images.
+    """
+    return _open_runtime(backbone, plan, torch.get_num_threads())
+
+
+# The threads are part of the key because a session of ONNX Runtime keeps the number it was opened
+# with, while a worker of joblib may lower it later.
+@functools.lru_cache(maxsize=4)
+def _open_runtime(backbone: FrozenBackbone, plan: ExecutionPlan, threads: int) -> Runtime:
+    if plan.runtime == "onnx":
+        return OnnxRuntime(backbone, plan.batch_size, threads)
+    return TorchRuntime(backbone, plan.device)
+
+
+class TorchRuntime:
+    """The network itself, in torch: the reference that every other runtime is measured against."""
+
+    def __init__(self, backbone: FrozenBackbone, device: str) -> None:
+        self._device = torch.device(device)
+        # A copy, because the layout is changed and the backbone is shared.
+        network = copy.deepcopy(backbone.network).to(self._device)
+        self._network = network.to(memory_format=torch.channels_last)
+
+    def run(self, pixels: torch.Tensor) -> np.ndarray:
+        """Map uint8 (n, 3, side, side) to float32 (n, dimension)."""
+        batch = pixels.to(self._device).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            embeddings = self._network(batch)
+        vectors: np.ndarray = embeddings.float().cpu().numpy()
+        return vectors
+
+
+class OnnxRuntime:
+    """The network as an ONNX graph in ONNX Runtime, on the CPU."""
+
+    def __init__(self, backbone: FrozenBackbone, batch_size: int, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors: its warnings are about graph shapes, not for users
+        self._session = onnxruntime.InferenceSession(
+            export_onnx(backbone, batch_size), options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, pixels: torch.Tensor) -> np.ndarray:
+        """Map uint8 (batch_size, 3, side, side) to float32 (batch_size, dimension)."""
+        (vectors,) = self._session.run(None, {self._input: pixels.numpy()})
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def export_onnx(backbone: FrozenBackbone, batch_size: int) -> bytes:
+    """Return the backbone's network as a serialised ONNX graph for one batch shape."""
+    side = backbone.preprocessing.image_size
+    example = torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
+    program = torch.onnx.export(backbone.network, (example,), dynamo=True, verbose=False)
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    graph: bytes = program.model_proto.SerializeToString()
+    return graph

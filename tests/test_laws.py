@@ -1,0 +1,221 @@
+"""Laws of the transformer: equalities that hold bit for bit, over random images."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from featx import EmbeddingCache, ImageEmbedder, head_search, load_model, save_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A network of timm's own tests: two orders of magnitude smaller, the same machinery.
+TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
+RUNTIMES = ("onnx", "torch")
+
+laws = settings(
+    max_examples=10,
+    deadline=None,
+    # A cold cache per example is made by the tests themselves, so that a fixture may be shared.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@st.composite
+def random_images(draw: st.DrawFn, min_size: int = 1, max_size: int = 9) -> list[np.ndarray]:
+    """Draw images of different sizes; some are repeated."""
+    seeds = draw(st.lists(st.integers(0, 2**16), min_size=min_size, max_size=max_size))
+    images = []
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        height, width = random.integers(1, 200, 2)
+        images.append(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return images
+
+
+@pytest.fixture(params=RUNTIMES)
+def embedder(request: pytest.FixtureRequest) -> ImageEmbedder:
+    """An embedder that computes everything anew."""
+    return ImageEmbedder(**TINY, runtime=request.param, cache=None)
+
+
+@laws
+@given(images=random_images(), data=st.data())
+def test_a_subset_of_the_images_gives_that_subset_of_the_rows(
+    embedder: ImageEmbedder, images: list[np.ndarray], data: st.DataObject
+) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(images) - 1), min_size=1, max_size=9))
+    whole = embedder.transform(images)
+    np.testing.assert_array_equal(embedder.transform([images[row] for row in rows]), whole[rows])
+
+
+@laws
+@given(images=random_images(min_size=2), seed=st.integers(0, 100))
+def test_the_order_of_the_images_is_the_order_of_the_rows(
+    embedder: ImageEmbedder, images: list[np.ndarray], seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(len(images))
+    shuffled = embedder.transform([images[row] for row in order])
+    np.testing.assert_array_equal(shuffled, embedder.transform(images)[order])
+
+
+@laws
+@given(images=random_images())
+def test_a_second_transform_gives_the_same_rows(
+    embedder: ImageEmbedder, images: list[np.ndarray]
+) -> None:
+    np.testing.assert_array_equal(embedder.transform(images), embedder.transform(images))
+
+
+@laws
+@given(images=random_images(), known=st.integers(0, 9))
+def test_a_cold_cache_a_warm_one_and_a_half_filled_one_give_the_same_rows(
+    embedder: ImageEmbedder,
+    tmp_path_factory: pytest.TempPathFactory,
+    images: list[np.ndarray],
+    known: int,
+) -> None:
+    uncached = embedder.transform(images)
+    for first in (images[:known], images):
+        cached = clone(embedder).set_params(cache=tmp_path_factory.mktemp("law"))
+        if first:
+            cached.transform(first)
+        np.testing.assert_array_equal(cached.transform(images), uncached)
+        np.testing.assert_array_equal(cached.transform(images), uncached)
+
+
+@laws
+@given(images=random_images())
+def test_clone_pickle_and_a_saved_model_give_the_same_rows(
+    embedder: ImageEmbedder, tmp_path: Path, images: list[np.ndarray]
+) -> None:
+    fitted = clone(embedder).fit(images)
+    expected = fitted.transform(images)
+    save_model(fitted, tmp_path / "embedder.skops")
+    for other in (
+        clone(fitted),
+        pickle.loads(pickle.dumps(fitted)),
+        load_model(tmp_path / "embedder.skops"),
+    ):
+        np.testing.assert_array_equal(other.transform(images), expected)
+
+
+@laws
+@given(images=random_images())
+def test_every_form_of_the_same_pixels_gives_the_same_rows(
+    embedder: ImageEmbedder, tmp_path_factory: pytest.TempPathFactory, images: list[np.ndarray]
+) -> None:
+    folder = tmp_path_factory.mktemp("forms")
+    paths = [folder / f"{row}.png" for row in range(len(images))]
+    pictures = [Image.fromarray(pixels) for pixels in images]
+    for path, picture in zip(paths, pictures, strict=True):
+        picture.save(path)
+    expected = embedder.transform(images)
+    forms: list[list[Any]] = [
+        paths,
+        [str(path) for path in paths],
+        [path.read_bytes() for path in paths],
+        pictures,
+        [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in images],
+        [(images, pictures, paths)[row % 3][row] for row in range(len(images))],
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(embedder.transform(form), expected)
+
+
+@laws
+@given(images=random_images(), threads=st.integers(0, 3))
+def test_the_number_of_decoding_threads_does_not_matter(
+    embedder: ImageEmbedder, images: list[np.ndarray], threads: int
+) -> None:
+    threaded = clone(embedder).set_params(num_workers=threads)
+    np.testing.assert_array_equal(threaded.transform(images), embedder.transform(images))
+
+
+@laws
+@given(seed=st.integers(0, 2**16))
+def test_png_and_the_bytes_of_another_png_of_the_same_pixels_agree(
+    embedder: ImageEmbedder, seed: int
+) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    files = []
+    for level in (1, 9):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG", compress_level=level)
+        files.append(stream.getvalue())
+    first, second = embedder.transform(files)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_search_over_images_scores_as_one_over_precomputed_embeddings(
+    make_image_folder: Any,
+) -> None:
+    from featx import load_image_folder
+
+    photos = load_image_folder(make_image_folder({"red": 12, "green": 12, "blue": 12}))
+    search = head_search("all", embedder=ImageEmbedder(**TINY), cv=3)
+    search.fit(photos.paths, photos.target)
+    vectors = ImageEmbedder(**TINY).transform(photos.paths)
+    precomputed = GridSearchCV(
+        search.estimator[1:], search.param_grid, cv=search.cv, scoring="accuracy"
+    ).fit(vectors, photos.target)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], precomputed.cv_results_["mean_test_score"]
+    )
+    for fold in range(3):
+        name = f"split{fold}_test_score"
+        np.testing.assert_array_equal(search.cv_results_[name], precomputed.cv_results_[name])
+
+
+def test_workers_and_threads_of_arithmetic_do_not_change_a_row(tmp_path: Path) -> None:
+    images = [
+        np.random.default_rng(seed).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        for seed in range(5)
+    ]
+    for runtime in RUNTIMES:
+        rows = []
+        threads = torch.get_num_threads()
+        try:
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                rows.append(ImageEmbedder(runtime=runtime, cache=None).transform(images))
+        finally:
+            torch.set_num_threads(threads)
+        np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def test_one_cache_serves_two_networks_without_mixing_them(tmp_path: Path) -> None:
+    images = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 100, 200)]
+    cache = EmbeddingCache(tmp_path / "cache")
+    first = ImageEmbedder(**TINY, cache=cache)
+    second = clone(first).set_params(image_size=96)
+    for embedder in (first, second, first, second):
+        expected = clone(embedder).set_params(cache=None).transform(images)
+        np.testing.assert_array_equal(embedder.transform(images), expected)
+
+
+def test_a_pipeline_predicts_the_same_from_images_and_from_rows(make_image_folder: Any) -> None:
+    from featx import load_image_folder
+
+    photos = load_image_folder(make_image_folder({"red": 8, "green": 8}))
+    embedder = ImageEmbedder(**TINY)
+    pipeline = make_pipeline(embedder, StandardScaler(), LogisticRegression())
+    pipeline.fit(photos.paths, photos.target)
+    np.testing.assert_array_equal(
+        pipeline.predict_proba(photos.paths),
+        pipeline[1:].predict_proba(embedder.transform(photos.paths)),
+    )
