@@ -1,0 +1,306 @@
+"""The command line: parse, call, print. Everything it does is a call that Python users have too.
+
+Only typer is imported at the top, so that ``featx --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featx.errors import FeatxError, ImageDecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featx.embedder import ImageEmbedder
+    from featx.errors import DecodeFailure
+    from featx.selection.selection import Selection
+
+_WIDTH_OF_A_PIPE = 1000
+
+app = typer.Typer(
+    help="Images become the embeddings of a frozen, pretrained CNN, ready for scikit-learn.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Images = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of images, or a manifest (.csv, .tsv, .parquet) that lists them."
+    ),
+]
+Backbone = Annotated[str, typer.Option(help="The network; see 'featx backbones'.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …")]
+Cache = Annotated[
+    str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'none' keeps none.")
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+PathColumn = Annotated[str, typer.Option(help="The manifest's column of paths.")]
+LabelColumn = Annotated[str, typer.Option(help="The manifest's column of labels.")]
+
+
+@app.command()
+def embed(
+    images: Images,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    backbone: Backbone = "efficientnet_lite0",
+    device: Device = "auto",
+    cache: Cache = "auto",
+    skip_unreadable: SkipUnreadable = False,
+    path_column: PathColumn = "path",
+    label_column: Annotated[
+        str | None, typer.Option(help="The manifest's column of labels; none by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the embeddings of images to a Parquet file.
+
+    With --skip-unreadable, an image that cannot be read is a row with a null embedding and the
+    reason.
+    """
+    paths, labels = _load_unlabelled(images, path_column, label_column)
+    embedder = _make_embedder(backbone, device, cache)
+    embedder.set_params(on_error="nan" if skip_unreadable else "raise")
+
+    from featx.export import export_embeddings
+
+    summary = export_embeddings(paths, out, embedder=embedder, labels=labels)
+    _report_failures(summary.failures)
+    if as_json:
+        figures = {"rows": summary.rows, "dimension": summary.dimension}
+        _print_json(figures | {"unreadable": len(summary.failures), "file": str(out)})
+    else:
+        typer.echo(
+            f"{summary.rows} rows of {summary.dimension} columns, {len(summary.failures)} without "
+            f"an embedding, in {out}"
+        )
+
+
+@app.command()
+def select(
+    train: Images,
+    out: Annotated[Path, typer.Option(help="The folder for model, scores and embeddings.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Held-out images, as a folder or a manifest.")
+    ] = None,
+    heads: Annotated[
+        str, typer.Option(help="Heads to try, separated by commas, or 'all'.")
+    ] = "all",
+    folds: Annotated[int, typer.Option("--cv", min=2, help="Folds of the cross-validation.")] = 5,
+    jobs: Annotated[int, typer.Option(help="Worker processes of the search.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the folds and the heads.")] = 0,
+    backbone: Backbone = "efficientnet_lite0",
+    device: Device = "auto",
+    cache: Cache = "auto",
+    skip_unreadable: SkipUnreadable = False,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    as_json: AsJson = False,
+) -> None:
+    """Choose the best head by cross-validation, score it on held-out images, and save it.
+
+    Images are in one folder per class, or in a manifest with a path and a label column.
+    """
+    train_images = _load_labelled(train, path_column, label_column)
+    test_images = None if test is None else _load_labelled(test, path_column, label_column)
+
+    from featx.selection.selection import check_output_folder, select_model
+
+    check_output_folder(out)
+    selection = select_model(
+        train_images,
+        test_images,
+        heads=heads if heads == "all" else [name.strip() for name in heads.split(",")],
+        embedder=_make_embedder(backbone, device, cache),
+        cv=folds,
+        n_jobs=jobs,
+        random_state=seed,
+        skip_unreadable=skip_unreadable,
+    )
+    files = selection.save(out)
+    _report_failures(selection.failures)
+    if as_json:
+        _print_json(selection.summary() | {"files": [str(file) for file in files]})
+    else:
+        _print_selection(selection, folds)
+        typer.echo(f"Wrote {', '.join(file.name for file in files)} in {out}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model that 'featx select' wrote.")],
+    images: Images,
+    out: Annotated[
+        Path | None, typer.Option(help="The CSV file to write; stdout by default.")
+    ] = None,
+    cache: Cache = "auto",
+    skip_unreadable: SkipUnreadable = False,
+    path_column: PathColumn = "path",
+    as_json: AsJson = False,
+) -> None:
+    """Write path, label and probability of new images as CSV."""
+    paths, _ = _load_unlabelled(images, path_column, None)
+
+    from featx.persistence import load_model
+    from featx.prediction import predict_images, write_predictions
+
+    predictions, failures = predict_images(
+        load_model(model), paths, skip_unreadable=skip_unreadable, cache=_parse_cache(cache)
+    )
+    _report_failures(failures)
+    if out is not None:
+        write_predictions(predictions, out)
+    if as_json:
+        _print_json(predictions.to_dict("records"))
+    elif out is None:
+        predictions.to_csv(sys.stdout, index=False)
+    else:
+        typer.echo(f"{len(predictions)} predictions in {out}")
+
+
+@app.command()
+def backbones(as_json: AsJson = False) -> None:
+    """List the networks whose pretrained weights featx knows by name."""
+    from featx.backbones.catalog import list_backbones
+
+    entries = [
+        {
+            "name": entry.name,
+            "dimension": entry.dimension,
+            "image_size": entry.image_size,
+            "parameters": entry.parameters,
+            "licence": entry.licence,
+            "installed": entry.installed,
+            "install": entry.install_command,
+        }
+        for entry in list_backbones()
+    ]
+    if as_json:
+        _print_json(entries)
+        return
+    _print_table(
+        ("backbone", "dimension", "image size", "parameters", "licence", "weights"),
+        [
+            (
+                str(entry["name"]),
+                str(entry["dimension"]),
+                f"{entry['image_size']} px",
+                f"{entry['parameters']:,}",
+                str(entry["licence"]),
+                "installed" if entry["installed"] else str(entry["install"]),
+            )
+            for entry in entries
+        ],
+    )
+
+
+def _is_manifest(images: Path) -> bool:
+    return not images.is_dir() and images.suffix.lower() in (".csv", ".tsv", ".parquet")
+
+
+def _load_labelled(images: Path, path_column: str, label_column: str) -> Any:
+    from featx.images.sources import load_image_folder, load_manifest
+
+    if _is_manifest(images):
+        return load_manifest(images, path_column=path_column, label_column=label_column)
+    return load_image_folder(images)
+
+
+def _load_unlabelled(
+    images: Path, path_column: str, label_column: str | None
+) -> tuple[Any, Any | None]:
+    from featx.images.sources import find_images, load_manifest
+
+    if _is_manifest(images):
+        manifest = load_manifest(images, path_column=path_column, label_column=label_column)
+        return manifest.data, manifest.target
+    return find_images(images)[0], None
+
+
+def _make_embedder(backbone: str, device: str, cache: str) -> ImageEmbedder:
+    from featx.embedder import ImageEmbedder
+
+    return ImageEmbedder(backbone, device=device, cache=_parse_cache(cache))
+
+
+def _parse_cache(cache: str) -> str | None:
+    return None if cache == "none" else cache
+
+
+def _report_failures(failures: Sequence[DecodeFailure]) -> None:
+    for failure in failures:
+        typer.echo(f"Unreadable: {failure.source}: {failure.reason}", err=True)
+
+
+def _print_json(value: Any) -> None:
+    # NaN is not JSON: whoever reads this must not need a parser that takes it.
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _print_selection(selection: Selection, folds: int) -> None:
+    skipped = len(selection.train.failures)
+    note = f", {skipped} left out as unreadable" if skipped else ""
+    typer.echo(
+        f"{len(selection.train.paths)} images of {len(selection.search.classes_)} classes{note}; "
+        f"accuracy over {folds} folds:"
+    )
+    _print_table(
+        ("head", "accuracy", "fit time", "chosen"),
+        [
+            (
+                score["head"],
+                f"{score['mean']:.3f} ± {score['std']:.3f}",
+                f"{score['fit_seconds']:.2f} s",
+                ", ".join(f"{name}={value:g}" for name, value in score["params"].items()),
+            )
+            for score in selection.scores.to_dict("records")
+        ],
+    )
+    if selection.held_out is not None:
+        low, high = selection.held_out.interval
+        typer.echo(
+            f"Held-out accuracy of {selection.scores['head'][0]}: "
+            f"{selection.held_out.accuracy:.3f} "
+            f"({selection.held_out.correct} of {selection.held_out.total}; "
+            f"95 % interval {low:.3f} to {high:.3f})"
+        )
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for number, title in enumerate(header):
+        # The names in the first column are what people copy: they are never shortened.
+        table.add_column(title, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    # A pipe has no width to fit into, and a wrapped table is one that no program can read.
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE
+    Console(width=width).print(table)
+
+
+def main() -> None:
+    """Run the command line: 0 is success, 2 a fault in what was asked for, 1 any other."""
+    try:
+        app()
+    except ImageDecodeError as error:
+        typer.echo(f"Error: {error}; --skip-unreadable goes on without such images", err=True)
+        sys.exit(2)
+    except FeatxError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,118 @@
+"""Models on disk: skops files, which hold no code and are read against a list of types."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featx.errors import InputError, SchemaError, UntrustedModelError
+from featx.files import replaced_file
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+# The types beyond those that skops trusts by itself which a model of featx may hold: featx's own,
+# and scikit-learn's that the heads need. A file with any other type is refused before anything of
+# it is built.
+TRUSTED_TYPES = (
+    "featx.embedder.ImageEmbedder",
+    "featx.store.cache.EmbeddingCache",
+    "pathlib.PosixPath",  # a cache folder given as a Path
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.tree._tree.Tree",
+)
+
+
+def save_model(model: Any, file: str | os.PathLike[str]) -> None:
+    """Write a fitted model to a file that holds no code.
+
+    Networks are not written: an `ImageEmbedder` inside is its parameters, and finds its weights
+    again where the model is loaded.
+
+    Parameters
+    ----------
+    model : estimator
+        A fitted pipeline, for example the ``best_estimator_`` of a search.
+    file : path
+        Where to write, usually ``*.skops``; complete or absent, whatever happens.
+
+    Raises
+    ------
+    InputError
+        When the model holds types that `load_model` would refuse, or the folder does not exist.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from featx import load_model, save_model
+    >>> model = LogisticRegression(C=0.5).fit([[0.0], [1.0]], ["cat", "dog"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(model, Path(folder) / "model.skops")
+    ...     load_model(Path(folder) / "model.skops").predict([[0.9]])
+    array(['dog'], dtype='<U3')
+    """
+    import skops.io
+
+    data = skops.io.dumps(model)
+    refused = _refused_types(skops.io.get_untrusted_types(data=data))
+    if refused:
+        raise InputError(
+            f"Got a model that holds {', '.join(refused)} but expected only types of "
+            "scikit-learn and featx: load_model would refuse it"
+        )
+    target = Path(file)
+    if not target.parent.is_dir():
+        raise InputError(f"Got {target} to write to, but the folder {target.parent} does not exist")
+    with replaced_file(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_model(file: str | os.PathLike[str]) -> Any:
+    """Read a model that `save_model` wrote.
+
+    Parameters
+    ----------
+    file : path
+        The file.
+
+    Returns
+    -------
+    estimator
+        The fitted model.
+
+    Raises
+    ------
+    InputError
+        When there is no such file.
+    UntrustedModelError
+        When it holds types other than those of scikit-learn and featx; nothing of it was built.
+    SchemaError
+        When it is not a model file, or a damaged one.
+    """
+    import skops.io
+
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"There is no model file {path}")
+    data = path.read_bytes()
+    try:
+        refused = _refused_types(skops.io.get_untrusted_types(data=data))
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise SchemaError(
+            f"{path} is not a model written by featx, or is damaged: {error}"
+        ) from error
+    if refused:
+        raise UntrustedModelError(
+            f"{path} holds {', '.join(refused)}, which featx does not load: expected only types "
+            "of scikit-learn and featx; nothing of it was loaded"
+        )
+    return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
+
+
+def _refused_types(untrusted: Iterable[str]) -> list[str]:
+    return sorted(set(untrusted) - set(TRUSTED_TYPES))

@@ -1,0 +1,97 @@
+"""Predictions: new images through a saved model, one row per image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+
+from featx.embedder import ImageEmbedder
+from featx.errors import InputError
+from featx.files import replaced_file
+from featx.images.sources import as_image_list, describe_item
+
+if TYPE_CHECKING:
+    import os
+
+    from featx.errors import DecodeFailure
+
+
+def predict_images(
+    model: Any, images: Any, *, skip_unreadable: bool = False, **embedder_params: Any
+) -> tuple[pd.DataFrame, tuple[DecodeFailure, ...]]:
+    """Classify images by a fitted pipeline whose first step is an `ImageEmbedder`.
+
+    Parameters
+    ----------
+    model : Pipeline
+        As `load_model` returns it.
+    images : sequence of images
+        As `ImageEmbedder` takes them.
+    skip_unreadable : bool, default=False
+        Leave out images that cannot be read, instead of raising at the first.
+    **embedder_params : dict
+        Parameters to change in the embedder that do not change a vector, such as ``cache``.
+
+    Returns
+    -------
+    predictions : DataFrame
+        Columns ``path``, ``label`` and, where the model has probabilities, ``probability``: that
+        of the label.
+    failures : tuple of DecodeFailure
+        The images that were left out.
+
+    Raises
+    ------
+    InputError
+        When the model is not such a pipeline.
+    ImageDecodeError
+        When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+    """
+    if not isinstance(model, Pipeline) or not isinstance(model.steps[0][1], ImageEmbedder):
+        raise InputError(
+            f"Got a {type(model).__name__} but expected a Pipeline whose first step is an "
+            "ImageEmbedder, as featx select writes it"
+        )
+    fitted = model.steps[0][1]
+    embedder = clone(fitted).set_params(
+        on_error="nan" if skip_unreadable else "raise", **embedder_params
+    )
+    embedder.fingerprint_ = fitted.fingerprint_  # a clone of other vectors must still be refused
+    items = as_image_list(images)
+    extraction = embedder.extract(items)
+    unread = {failure.row for failure in extraction.failures}
+    rows = [row for row in range(len(items)) if row not in unread]
+    head, vectors = model[1:], extraction.vectors[rows]
+    columns = {"path": [describe_item(items[row]) for row in rows], "label": head.predict(vectors)}
+    if hasattr(head, "predict_proba"):
+        # The label is the model's own; its probability is looked up by its class.
+        places = np.searchsorted(head.classes_, columns["label"])
+        columns["probability"] = head.predict_proba(vectors)[np.arange(len(rows)), places]
+    return pd.DataFrame(columns), extraction.failures
+
+
+def write_predictions(predictions: pd.DataFrame, out: str | os.PathLike[str]) -> None:
+    """Write predictions to a CSV file that is complete or absent, whatever happens.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `predict_images` returns them.
+    out : path
+        The file; its folder must exist.
+
+    Raises
+    ------
+    InputError
+        When the folder does not exist.
+    """
+    target = Path(out)
+    if not target.parent.is_dir():
+        raise InputError(f"Got {target} to write to, but the folder {target.parent} does not exist")
+    with replaced_file(target) as temporary:
+        predictions.to_csv(temporary, index=False)

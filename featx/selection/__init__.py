@@ -1,0 +1,1 @@
+"""Selection: named heads, and the search that chooses among them."""

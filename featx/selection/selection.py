@@ -1,0 +1,348 @@
+"""Selection: from labelled images to a model that was chosen, scored and can be saved."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.pipeline import Pipeline
+
+from featx.embedder import ImageEmbedder
+from featx.errors import InputError
+from featx.persistence import save_model
+from featx.selection.heads import head_name
+from featx.selection.search import head_search
+from featx.store.parquet import write_embeddings
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from sklearn.model_selection import GridSearchCV
+
+    from featx.errors import DecodeFailure
+
+
+@dataclass(frozen=True)
+class LabelledEmbeddings:
+    """Labelled images that could be read, with their embeddings, and those that could not.
+
+    Attributes
+    ----------
+    paths : ndarray of str objects, shape (n_images,)
+    labels : ndarray of str objects, shape (n_images,)
+    vectors : ndarray of float32, shape (n_images, dimension)
+    digests : list of bytes or None
+    failures : tuple of DecodeFailure
+        The images that were left out.
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    vectors: np.ndarray
+    digests: list[bytes | None]
+    failures: tuple[DecodeFailure, ...]
+
+    def save(self, file: Path, provenance: dict[str, Any]) -> None:
+        """Write a Parquet file that `read_embeddings` reads."""
+        write_embeddings(
+            file,
+            self.vectors,
+            paths=list(self.paths),
+            labels=list(self.labels),
+            digests=self.digests,
+            provenance=provenance,
+        )
+
+
+@dataclass(frozen=True)
+class HeldOutScore:
+    """Accuracy on images that took no part in the search, with its 95 % Wilson interval."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose label was predicted."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end of the interval (Wilson, 1927)."""
+        interval = binomtest(self.correct, self.total).proportion_ci(method="wilson")
+        return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A finished search and the model that it chose.
+
+    Attributes
+    ----------
+    search : GridSearchCV
+        The fitted search.
+    model : Pipeline
+        Its ``best_estimator_``; where that has no ``predict_proba``, the same with its classifier
+        calibrated.
+    scores : DataFrame
+        One row per head, best first: ``head``, ``mean`` and ``std`` of the score over the folds of
+        its best candidate, ``fit_seconds``, ``params``.
+    train, test : LabelledEmbeddings
+        What it was fitted and scored on; ``test`` is None where none was given.
+    held_out : HeldOutScore or None
+        The model's score on ``test``.
+    """
+
+    search: GridSearchCV
+    model: Pipeline
+    scores: pd.DataFrame
+    train: LabelledEmbeddings
+    test: LabelledEmbeddings | None
+    held_out: HeldOutScore | None
+
+    @property
+    def failures(self) -> tuple[DecodeFailure, ...]:
+        """The images that were left out of either set."""
+        return self.train.failures + (() if self.test is None else self.test.failures)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures as plain JSON types."""
+        best = self.scores.iloc[0]
+        summary: dict[str, Any] = {
+            "train_images": len(self.train.paths),
+            "train_unreadable": len(self.train.failures),
+            "classes": [str(label) for label in self.search.classes_],
+            "scores": self.scores.to_dict("records"),
+            "best_head": best["head"],
+            "best_params": best["params"],
+        }
+        if self.test is not None and self.held_out is not None:
+            low, high = self.held_out.interval
+            summary |= {
+                "test_images": self.held_out.total,
+                "test_unreadable": len(self.test.failures),
+                "test_accuracy": self.held_out.accuracy,
+                "test_accuracy_95_low": low,
+                "test_accuracy_95_high": high,
+            }
+        return summary
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the model, the scores and the embeddings; either all files are written, or none.
+
+        Parameters
+        ----------
+        folder : path
+            Made where it is missing; files of the same names in it are replaced.
+
+        Returns
+        -------
+        list of Path
+            ``model.skops``, ``cv_results.csv``, ``summary.json``, ``embeddings.parquet`` and, with
+            a test set, ``test_embeddings.parquet``.
+        """
+        target = Path(folder)
+        check_output_folder(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            provenance = self.model.steps[0][1].get_provenance()
+            save_model(self.model, partial / "model.skops")
+            pd.DataFrame(self.search.cv_results_).to_csv(partial / "cv_results.csv", index=False)
+            summary = json.dumps(self.summary(), indent=2)
+            (partial / "summary.json").write_text(summary + "\n", encoding="utf-8")
+            self.train.save(partial / "embeddings.parquet", provenance)
+            if self.test is not None:
+                self.test.save(partial / "test_embeddings.parquet", provenance)
+            target.mkdir(exist_ok=True)
+            return [
+                Path(shutil.move(file, target / file.name)) for file in sorted(partial.iterdir())
+            ]
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raise InputError where results cannot go, before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"Got {folder} to write results into, but it is a file; give a folder")
+
+
+def select_model(
+    train: Any,
+    test: Any = None,
+    *,
+    heads: str | Iterable[str] = "all",
+    embedder: ImageEmbedder | None = None,
+    cv: int = 5,
+    scoring: Any = "accuracy",
+    n_jobs: int | None = None,
+    random_state: int | None = 0,
+    skip_unreadable: bool = False,
+) -> Selection:
+    """Choose the head for labelled images by cross-validation, and score it on held-out ones.
+
+    Parameters
+    ----------
+    train, test : Bunch
+        As `load_image_folder` and `load_manifest` return them: ``data`` and ``target``.
+    heads, embedder, scoring, n_jobs, random_state
+        As `head_search` takes them.
+    cv : int, default=5
+        Number of folds.
+    skip_unreadable : bool, default=False
+        Leave out images that cannot be read before splitting, instead of raising at the first.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    InputError
+        When there is one class only, a class has fewer images than folds, or the test set has
+        a label that the training set has not.
+    ImageDecodeError
+        When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+    """
+    embedder = ImageEmbedder() if embedder is None else embedder
+    search = head_search(
+        heads, embedder=embedder, cv=cv, scoring=scoring, n_jobs=n_jobs, random_state=random_state
+    )
+    check_classes(train.target, cv)
+    if test is not None:
+        _check_test_labels(train.target, test.target)
+    # Every image is embedded before the search: unreadable ones are met before hours of fitting,
+    # and the progress bar runs once. The search finds the embeddings in the cache.
+    train_set = _embed(train, embedder, skip_unreadable)
+    test_set = None if test is None else _embed(test, embedder, skip_unreadable)
+    check_classes(train_set.labels, cv)
+    largest_fold = math.ceil(len(train_set.labels) / cv)
+    _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
+    search.fit(train_set.paths, train_set.labels)
+    model = _with_probabilities(search, train_set)
+    return Selection(
+        search=search,
+        model=model,
+        scores=tabulate_scores(search),
+        train=train_set,
+        test=test_set,
+        held_out=None if test_set is None else _score(model, test_set),
+    )
+
+
+def check_classes(labels: Any, folds: int) -> None:
+    """Raise InputError unless there are two classes, each with an image for every fold."""
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise InputError(
+            f"Got one class only, {next(iter(counts))!r}, but expected at least 2 to choose between"
+        )
+    label, count = min(counts.items(), key=lambda pair: (pair[1], str(pair[0])))
+    if count < folds:
+        raise InputError(
+            f"Got {count} images of class {label!r} but expected at least {folds}, one for each "
+            "fold; add images, leave the class out, or lower the number of folds (--cv)"
+        )
+
+
+def tabulate_scores(search: GridSearchCV) -> pd.DataFrame:
+    """Return the best candidate of each head, best head first.
+
+    Parameters
+    ----------
+    search : GridSearchCV
+        A fitted search of `head_search`.
+
+    Returns
+    -------
+    DataFrame
+        ``head``, ``mean``, ``std``, ``fit_seconds`` (mean over the folds) and ``params``, the
+        values that were chosen.
+    """
+    results = search.cv_results_
+    table = pd.DataFrame(
+        {
+            "head": [head_name(head) for head in results["param_head"]],
+            "mean": results["mean_test_score"],
+            "std": results["std_test_score"],
+            "fit_seconds": results["mean_fit_time"],
+            "params": [_chosen_values(params) for params in results["params"]],
+            "rank": results["rank_test_score"],
+        }
+    )
+    best = table.sort_values("rank", kind="stable").groupby("head", sort=False).head(1)
+    return best.drop(columns="rank").reset_index(drop=True)
+
+
+def _chosen_values(params: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix("head__"): value
+        for name, value in params.items()
+        if name not in ("head", "scaler")
+    }
+
+
+def _drop_impossible_candidates(search: GridSearchCV, fitted_images: int) -> None:
+    """Leave out numbers of neighbours that exceed the images of the smallest training fold."""
+    for grid in search.param_grid:
+        if "head__n_neighbors" in grid:
+            counts = grid["head__n_neighbors"]
+            grid["head__n_neighbors"] = [count for count in counts if count <= fitted_images]
+
+
+def _check_test_labels(train: Any, test: Any) -> None:
+    unknown = sorted(set(map(str, test)) - set(map(str, train)))
+    if unknown:
+        raise InputError(
+            f"Got test images of class {unknown[0]!r} but expected only classes of the training "
+            f"set: {', '.join(sorted(set(map(str, train))))}"
+        )
+
+
+def _embed(images: Any, embedder: ImageEmbedder, skip_unreadable: bool) -> LabelledEmbeddings:
+    tolerant = clone(embedder).set_params(on_error="nan" if skip_unreadable else "raise")
+    extraction = tolerant.extract(images.data)
+    unread = {failure.row for failure in extraction.failures}
+    rows = [row for row in range(len(images.data)) if row not in unread]
+    return LabelledEmbeddings(
+        paths=np.asarray(images.data, dtype=object)[rows],
+        labels=np.asarray(images.target)[rows],
+        vectors=extraction.vectors[rows],
+        digests=[extraction.digests[row] for row in rows],
+        failures=extraction.failures,
+    )
+
+
+def _with_probabilities(search: GridSearchCV, train: LabelledEmbeddings) -> Pipeline:
+    """Return the winner, calibrated where its classifier has no probabilities of its own.
+
+    Only the winner is calibrated (Platt, 1999): calibrating every candidate would multiply the
+    fits of the search by the folds of the calibration. Scaler and classifier are calibrated
+    together, over as many folds as the search has, so that no fold has seen the scaling of
+    another.
+    """
+    model: Pipeline = search.best_estimator_
+    if hasattr(model, "predict_proba"):
+        return model
+    embedder, rest = model.steps[0][1], model.steps[1:]
+    classifier = CalibratedClassifierCV(clone(Pipeline(rest)), cv=search.n_splits_, ensemble=False)
+    classifier.fit(train.vectors, train.labels)
+    return Pipeline([("embedder", embedder), ("classifier", classifier)])
+
+
+def _score(model: Pipeline, test: LabelledEmbeddings) -> HeldOutScore:
+    predicted = model[1:].predict(test.vectors)
+    return HeldOutScore(int(np.sum(predicted == test.labels)), len(test.labels))

@@ -1,0 +1,316 @@
+"""The command line: what it prints, what it writes, how it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from featx import cli, load_model, read_embeddings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def featx(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Run a command in this process and return its exit code and what it printed."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["featx", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def break_image(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:150])
+
+
+def test_select_then_predict_from_a_folder(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    train = make_image_folder({"red": 8, "green": 8})
+    test = make_image_folder({"red": 3, "green": 3}, name="test")
+    done = featx(
+        "select", train, "--test", test, "--out", tmp_path / "run", "--cv", 2, "--heads",
+        "linear_svm,k_nearest_neighbors",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    assert "16 images of 2 classes" in done.out
+    assert "linear_svm" in done.out
+    assert "±" in done.out
+    assert "95 % interval" in done.out
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "model.skops",
+        "cv_results.csv",
+        "summary.json",
+        "embeddings.parquet",
+        "test_embeddings.parquet",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "run", "test"]
+    stored = read_embeddings(tmp_path / "run" / "embeddings.parquet")
+    assert stored.data.shape == (16, 1280)
+    assert sorted(set(stored.target)) == ["green", "red"]
+    assert (
+        stored.provenance["fingerprint"]
+        == load_model(tmp_path / "run" / "model.skops")[0].fingerprint_
+    )
+    assert len(pd.read_csv(tmp_path / "run" / "cv_results.csv")) > 2
+
+    done = featx("predict", tmp_path / "run" / "model.skops", test)
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert done.code == 0
+    assert [Path(row["path"]).name for row in rows] == [
+        path.name for path in sorted(test.rglob("*.png"))
+    ]
+    assert {row["label"] for row in rows} <= {"red", "green"}
+    assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
+
+    done = featx(
+        "predict", tmp_path / "run" / "model.skops", test, "--out", tmp_path / "predictions.csv"
+    )
+    assert done.code == 0
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 6
+
+
+def test_select_and_predict_speak_json(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    train = make_image_folder({"red": 6, "green": 6})
+    done = featx(
+        "select", train, "--test", train, "--out", tmp_path / "run", "--cv", 2, "--heads",
+        "logistic_regression", "--json",
+    )  # fmt: skip
+    figures = json.loads(done.out)
+    assert figures["best_head"] == "logistic_regression"
+    assert figures["classes"] == ["green", "red"]
+    assert figures["test_accuracy_95_low"] <= figures["test_accuracy"]
+    assert figures == json.loads((tmp_path / "run" / "summary.json").read_text()) | {
+        "files": figures["files"]
+    }
+    done = featx("predict", tmp_path / "run" / "model.skops", train, "--json")
+    assert len(json.loads(done.out)) == 12
+
+
+def test_select_reads_a_manifest_and_jobs_do_not_change_the_result(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 6, "green": 6})
+    manifest = folder / "list.csv"
+    paths = sorted(folder.rglob("*.png"))
+    pd.DataFrame(
+        {
+            "file": [path.relative_to(folder) for path in paths],
+            "kind": [p.parent.name for p in paths],
+        }
+    ).to_csv(manifest, index=False)
+    results = []
+    for jobs in (1, 2):
+        done = featx(
+            "select", manifest, "--path-column", "file", "--label-column", "kind", "--cv", 2,
+            "--out", tmp_path / "run", "--heads", "linear_svm,random_forest", "--jobs", jobs,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        table = pd.read_csv(tmp_path / "run" / "cv_results.csv")
+        results.append(table.filter(like="test_score"))
+    pd.testing.assert_frame_equal(*results)
+
+
+def test_unreadable_images_stop_select_or_are_left_out_and_counted(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    train = make_image_folder({"red": 6, "green": 6})
+    broken = train / "red" / "002.png"
+    break_image(broken)
+    command = ("select", train, "--out", tmp_path / "run", "--cv", 2, "--heads", "linear_svm")
+    done = featx(*command)
+    assert done.code == 2
+    assert str(broken) in done.err
+    assert "--skip-unreadable" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+    done = featx(*command, "--skip-unreadable")
+    assert done.code == 0
+    assert "11 images of 2 classes, 1 left out as unreadable" in done.out
+    assert str(broken) in done.err
+    stored = read_embeddings(tmp_path / "run" / "embeddings.parquet")
+    assert len(stored.data) == 11
+    assert str(broken) not in stored.paths
+
+
+def test_embed_writes_a_row_for_every_image(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 3, "green": 2})
+    broken = folder / "green" / "000.png"
+    break_image(broken)
+    out = tmp_path / "photos.parquet"
+    done = featx("embed", folder, "--out", out)
+    assert done.code == 2
+    assert not out.exists()
+    done = featx("embed", folder, "--out", out, "--skip-unreadable")
+    assert done.code == 0
+    assert "5 rows of 1280 columns, 1 without an embedding" in done.out
+    stored = read_embeddings(out)
+    assert list(stored.paths) == [str(path) for path in sorted(folder.rglob("*.png"))]
+    assert np.isnan(stored.data).all(axis=1).tolist() == [True, False, False, False, False]
+    assert stored.errors[0]
+    assert stored.errors[1:].tolist() == [None] * 4
+
+
+def test_predict_leaves_unreadable_images_out_only_when_asked(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    train = make_image_folder({"red": 4, "green": 4})
+    featx("select", train, "--out", tmp_path / "run", "--cv", 2, "--heads", "linear_svm")
+    break_image(train / "green" / "001.png")
+    command = ("predict", tmp_path / "run" / "model.skops", train)
+    assert featx(*command).code == 2
+    done = featx(*command, "--skip-unreadable")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 1 + 7
+    assert "001.png" in done.err
+
+
+def test_backbones_lists_the_default_as_installed(featx: Callable[..., Outcome]) -> None:
+    done = featx("backbones")
+    assert "efficientnet_lite0" in done.out
+    entries = {entry["name"]: entry for entry in json.loads(featx("backbones", "--json").out)}
+    assert entries["efficientnet_lite0"]["installed"]
+    assert entries["efficientnet_lite0"]["dimension"] == 1280
+
+
+@pytest.fixture
+def bad_input(make_image_folder: Callable[..., Path], tmp_path: Path) -> dict[str, list[object]]:
+    """The arguments of select for each fault, but for --out."""
+    good = make_image_folder({"red": 6, "green": 6})
+    one_class = make_image_folder({"red": 6}, name="one-class")
+    rare = make_image_folder({"red": 6, "green": 3}, name="rare")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    notes = tmp_path / "notes"
+    (notes / "red").mkdir(parents=True)
+    (notes / "red" / "read-me.txt").write_text("no picture")
+    manifest = good / "list.csv"
+    manifest.write_text("path,lable\nred/000.png,red\n")
+    return {
+        "no such folder": [tmp_path / "absent"],
+        "an empty folder": [empty],
+        "no images": [notes],
+        "one class only": [one_class],
+        "fewer images than folds": [rare],
+        "no such column": [manifest],
+        "unknown backbone": [good, "--backbone", "efficentnet_lite0"],
+        "unknown head": [good, "--heads", "logistic_regresion"],
+        "a file for a folder": [good / "red" / "000.png"],
+        "an unknown device": [good, "--device", "gpu7"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "parts"),
+    [
+        ("no such folder", ["absent"]),
+        ("an empty folder", ["empty"]),
+        ("no images", ["notes"]),
+        ("one class only", ["'red'", "at least 2"]),
+        ("fewer images than folds", ["'green'", "3 images", "at least 5"]),
+        ("no such column", ["'label'", "did you mean 'lable'"]),
+        ("unknown backbone", ["did you mean 'efficientnet_lite0'"]),
+        ("unknown head", ["did you mean 'logistic_regression'"]),
+        ("a file for a folder", ["000.png"]),
+        ("an unknown device", ["gpu7"]),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2_and_leaves_nothing(
+    featx: Callable[..., Outcome],
+    bad_input: dict[str, list[object]],
+    tmp_path: Path,
+    fault: str,
+    parts: list[str],
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = featx("select", *bad_input[fault], "--out", tmp_path / "run")
+    assert done.code == 2
+    assert done.out == ""
+    assert len(done.err.splitlines()) == 1, done.err
+    assert done.err.startswith("Error: ")
+    for part in parts:
+        assert part in done.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_option_that_cannot_be_parsed_has_exit_code_2(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path]
+) -> None:
+    done = featx("select", make_image_folder({"red": 2}), "--cv", "one", "--out", "run")
+    assert done.code == 2
+    assert "--cv" in done.err
+
+
+def test_a_test_image_of_an_unknown_class_is_refused(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    train = make_image_folder({"red": 6, "green": 6})
+    test = make_image_folder({"red": 2, "blue": 2}, name="test")
+    done = featx("select", train, "--test", test, "--out", tmp_path / "run", "--cv", 2)
+    assert done.code == 2
+    assert "'blue'" in done.err
+
+
+def test_predict_refuses_what_is_no_model(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "model.skops").write_text("not a model")
+    images = make_image_folder({"red": 1})
+    for model in (tmp_path / "model.skops", tmp_path / "absent.skops"):
+        done = featx("predict", model, images)
+        assert done.code == 2
+        assert len(done.err.splitlines()) == 1
+        assert model.name in done.err
+
+
+def test_the_installed_command_is_quiet_in_a_pipe_and_fails_without_a_traceback(
+    make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", "from featx.cli import main; main()"]
+    images = make_image_folder({"red": 2})
+    out = tmp_path / "photos.parquet"
+    done = subprocess.run(
+        [*command, "embed", str(images), "--out", str(out)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"2 rows of 1280 columns, 0 without an embedding, in {out}\n"
+    done = subprocess.run(
+        [*command, "embed", str(tmp_path / "absent"), "--out", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
