@@ -93,6 +93,13 @@ def load_model(file: str | os.PathLike[str]) -> Any:
         When it holds types other than those of scikit-learn and featx; nothing of it was built.
     SchemaError
         When it is not a model file, or a damaged one.
+
+    Examples
+    --------
+    >>> from featx import load_model
+    >>> load_model("absent.skops")
+    Traceback (most recent call last):
+    featx.errors.InputError: There is no model file absent.skops
     """
     import skops.io
 

@@ -66,6 +66,29 @@ def progress_bar(
         yield advance
 
 
+@contextmanager
+def busy_line(description: str, progress: bool | str = "auto") -> Iterator[None]:
+    """Show that something of unknown length is going on, and for how long it has.
+
+    Parameters
+    ----------
+    description : str
+        What is being done.
+    progress : {"auto"} or bool
+        As `progress_bar` takes it.
+    """
+    if progress is False or (progress == "auto" and not _someone_is_watching()):
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as line:
+        line.add_task(description, total=None)
+        yield
+
+
 def _someone_is_watching() -> bool:
     if multiprocessing.current_process().name != "MainProcess":
         return False

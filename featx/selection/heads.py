@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
@@ -51,31 +52,36 @@ def make_heads(random_state: int | None = 0) -> list[Head]:
     -------
     list of Head
     """
+    # Standardised and then scaled to unit length: on photographs of clothing and on CIFAR-10 the
+    # best scaling, or within 0.006 of it, for every head but the forest, which needs none. Unit
+    # length also makes C and gamma mean the same for embeddings of any width.
+    unit = make_pipeline(StandardScaler(), Normalizer())
     return [
         Head(
             "logistic_regression",
-            StandardScaler(),
+            unit,
             LogisticRegression(max_iter=1000),
-            {"C": [1e-4, 1e-3, 1e-2, 1e-1]},
+            {"C": [0.3, 3.0, 30.0, 300.0]},
         ),
         Head(
             "linear_svm",
-            StandardScaler(),
+            unit,
             LinearSVC(random_state=random_state),
-            {"C": [1e-5, 1e-4, 1e-3, 1e-2]},
+            {"C": [0.03, 0.3, 3.0, 30.0]},
         ),
-        Head("rbf_svm", StandardScaler(), SVC(), {"C": [1.0, 3.0, 10.0]}),
+        Head("rbf_svm", unit, SVC(), {"C": [1.0, 10.0, 100.0], "gamma": [0.03, 0.3, 1.0]}),
         Head(
             "random_forest",
             "passthrough",
-            RandomForestClassifier(n_estimators=300, random_state=random_state),
+            RandomForestClassifier(n_estimators=200, random_state=random_state),
             {"min_samples_leaf": [1, 3]},
         ),
         Head(
             "k_nearest_neighbors",
-            Normalizer(),
+            unit,
+            # Trees of neighbours do not help in hundreds of dimensions.
             KNeighborsClassifier(weights="distance", algorithm="brute"),
-            {"n_neighbors": [1, 5, 11, 21]},
+            {"n_neighbors": [3, 7, 15]},
         ),
     ]
 

@@ -68,7 +68,7 @@ def head_search(
     >>> list(search.estimator.named_steps)
     ['embedder', 'scaler', 'head']
     >>> [sorted(grid) for grid in search.param_grid]
-    [['head', 'head__C', 'scaler'], ['head', 'head__C', 'scaler']]
+    [['head', 'head__C', 'scaler'], ['head', 'head__C', 'head__gamma', 'scaler']]
     """
     chosen = choose_heads(heads, random_state)
     embedder = ImageEmbedder() if embedder is None else embedder

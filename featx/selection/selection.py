@@ -16,11 +16,14 @@ import pandas as pd
 from scipy.stats import binomtest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
 
 from featx.embedder import ImageEmbedder
 from featx.errors import InputError
 from featx.persistence import save_model
+from featx.progress import busy_line
 from featx.selection.heads import head_name
 from featx.selection.search import head_search
 from featx.store.parquet import write_embeddings
@@ -231,7 +234,11 @@ def select_model(
     check_classes(train_set.labels, cv)
     largest_fold = math.ceil(len(train_set.labels) / cv)
     _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
-    search.fit(train_set.paths, train_set.labels)
+    candidates = len(ParameterGrid(search.param_grid))
+    work = f"Cross-validating {candidates} candidates over {cv} folds"
+    # The heads' matrices are small: several threads for each product cost more than they save.
+    with threadpool_limits(1, user_api="blas"), busy_line(work, embedder.progress):
+        search.fit(train_set.paths, train_set.labels)
     model = _with_probabilities(search, train_set)
     return Selection(
         search=search,

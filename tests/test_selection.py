@@ -1,0 +1,170 @@
+"""The search over heads is scikit-learn's own, and what it chooses can be saved and trusted."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone, is_classifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import make_classification
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from featx import ImageEmbedder, head_search, load_image_folder, load_model
+from featx.errors import InputError
+from featx.prediction import predict_images
+from featx.selection.heads import choose_heads, head_name, make_heads
+from featx.selection.selection import HeldOutScore, select_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sklearn.utils import Bunch
+
+TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
+NAMES = [head.name for head in make_heads()]
+
+
+@pytest.fixture
+def photos(make_image_folder: Callable[..., Path]) -> Bunch:
+    return load_image_folder(make_image_folder({"blue": 8, "green": 8, "red": 8}))
+
+
+def test_a_head_search_is_a_plain_unfitted_grid_search() -> None:
+    search = head_search()
+    assert type(search) is GridSearchCV
+    assert type(search.estimator) is Pipeline
+    assert isinstance(search.estimator.steps[0][1], ImageEmbedder)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(search)
+    assert clone(search).get_params().keys() == search.get_params().keys()
+
+
+def test_every_combination_of_heads_can_be_asked_for_in_any_order() -> None:
+    assert [head.name for head in choose_heads("all")] == NAMES
+    assert [head.name for head in choose_heads(NAMES[::-1])] == NAMES[::-1]
+    assert [head.name for head in choose_heads("rbf_svm")] == ["rbf_svm"]
+    assert [head_name(head.classifier) for head in make_heads()] == NAMES
+    for wrong in ("rbf_svn", ["rbf_svm", "svm"], []):
+        with pytest.raises(InputError, match="expected 'all' or some of"):
+            choose_heads(wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_head_fits_without_a_warning_and_its_grid_is_of_its_own_parameters(name: str) -> None:
+    (head,) = choose_heads(name)
+    assert is_classifier(head.classifier)
+    assert set(head.grid) <= set(head.classifier.get_params())
+    X, y = make_classification(120, 64, n_informative=20, n_classes=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline = Pipeline([("scaler", head.scaler), ("head", head.classifier)])
+        GridSearchCV(
+            pipeline,
+            {f"head__{key}": values for key, values in head.grid.items()},
+            cv=3,
+            error_score="raise",
+        ).fit(X.astype(np.float32), y)
+
+
+def test_a_search_over_backbones_tries_each_with_each_head(photos: Bunch) -> None:
+    search = head_search(
+        ["linear_svm", "k_nearest_neighbors"],
+        embedder=ImageEmbedder(**TINY),
+        backbones=["timm/test_efficientnet", "timm/test_resnet"],
+        cv=2,
+    )
+    for grid in search.param_grid:
+        for name in [key for key in grid if key.startswith("head__")]:
+            grid[name] = grid[name][:1]
+    search.fit(photos.paths, photos.target)
+    tried = {
+        (params["embedder__backbone"], type(params["head"]).__name__)
+        for params in search.cv_results_["params"]
+    }
+    assert len(tried) == 4
+
+
+def test_an_embedder_that_gives_nan_rows_is_refused_with_advice() -> None:
+    with pytest.raises(InputError, match="on_error='raise'"):
+        head_search(embedder=ImageEmbedder(on_error="nan"))
+
+
+def test_an_unreadable_image_stops_the_search_instead_of_scoring_nan(photos: Bunch) -> None:
+    photos.paths[5] = "absent.png"
+    search = head_search("linear_svm", embedder=ImageEmbedder(**TINY), cv=2)
+    with pytest.raises(ValueError, match=r"absent\.png"):
+        search.fit(photos.paths, photos.target)
+
+
+@pytest.mark.parametrize(
+    ("head", "calibrated"), [("linear_svm", True), ("rbf_svm", True), ("random_forest", False)]
+)
+def test_only_a_winner_without_probabilities_is_calibrated(
+    photos: Bunch, tmp_path: Path, head: str, calibrated: bool
+) -> None:
+    selection = select_model(photos, photos, heads=head, embedder=ImageEmbedder(**TINY), cv=2)
+    assert type(selection.search.best_estimator_.named_steps["head"]) is type(
+        choose_heads(head)[0].classifier
+    )
+    assert isinstance(selection.model.steps[-1][1], CalibratedClassifierCV) == calibrated
+    probabilities = selection.model.predict_proba(photos.paths)
+    assert probabilities.shape == (24, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    selection.save(tmp_path / "run")
+    loaded = load_model(tmp_path / "run" / "model.skops")
+    np.testing.assert_array_equal(loaded.predict_proba(photos.paths), probabilities)
+    predictions, failures = predict_images(loaded, photos.paths)
+    assert failures == ()
+    np.testing.assert_array_equal(predictions["label"], loaded.predict(photos.paths))
+    np.testing.assert_allclose(predictions["probability"], probabilities.max(axis=1))
+
+
+def test_the_held_out_score_is_that_of_the_model_that_is_saved(photos: Bunch) -> None:
+    test = load_image_folder(photos.paths[0].rsplit("/", 2)[0])
+    selection = select_model(
+        photos, test, heads=["linear_svm"], embedder=ImageEmbedder(**TINY), cv=2
+    )
+    assert selection.held_out is not None
+    accuracy = selection.model.score(test.paths, test.target)
+    assert selection.held_out.accuracy == pytest.approx(accuracy)
+
+
+def test_the_wilson_interval_is_the_textbook_one() -> None:
+    # Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263.
+    low, high = HeldOutScore(81, 263).interval
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert HeldOutScore(10, 10).interval[1] == 1.0
+
+
+def test_the_same_seed_gives_the_same_selection(photos: Bunch) -> None:
+    def scores(**params: Any) -> np.ndarray:
+        selection = select_model(
+            photos, heads=["random_forest", "linear_svm"], embedder=ImageEmbedder(**TINY), cv=2,
+            **params,
+        )  # fmt: skip
+        return selection.search.cv_results_["mean_test_score"]
+
+    np.testing.assert_array_equal(scores(random_state=3), scores(random_state=3))
+
+
+def test_the_table_holds_the_best_candidate_of_each_head_best_first(photos: Bunch) -> None:
+    selection = select_model(photos, embedder=ImageEmbedder(**TINY), cv=2)
+    table = selection.scores
+    assert sorted(table["head"]) == sorted(NAMES)
+    assert table["mean"].is_monotonic_decreasing
+    results = selection.search.cv_results_
+    for row in table.itertuples():
+        own = [
+            score
+            for head, score in zip(results["param_head"], results["mean_test_score"], strict=True)
+            if head_name(head) == row.head
+        ]
+        assert row.mean == max(own)
+    assert table["mean"][0] == selection.search.best_score_
