@@ -1,60 +1,98 @@
-"""Files that are complete or absent: written beside their place, synced, then renamed into it."""
+"""Files that are either whole or absent, whatever happens while they are written."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
-from contextlib import contextmanager
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featx.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
 
-@contextmanager
-def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` and rename it there when the block ends well.
-
-    Whatever happens, ``path`` is the old file, or the complete new one, or absent as before; a
-    failing block leaves no temporary file.
+def output_file(file: str | os.PathLike[str]) -> Path:
+    """Return the path of a file to write, after checking that it can be one.
 
     Parameters
     ----------
-    path : path
-        Where the file will be; its folder must exist.
+    file : path
+        What somebody asked for.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        It is a folder, or its folder does not exist.
+    """
+    target = Path(file)
+    if target.is_dir():
+        raise InputError(f"Got {target} to write to, but it is a folder; name a file")
+    if not target.parent.is_dir():
+        raise InputError(f"Got {target} to write to, but its folder does not exist; make it first")
+    return target
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` when the block ends without an error.
+
+    Readers see the old file (or none) until the new one is whole and on the disk.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or to replace.
+    temporary : Path, optional
+        A name in the same folder that nothing else uses; by default a random one. The file is
+        removed if anything fails.
 
     Yields
     ------
-    Path
-        The temporary path, to be written by the block.
+    BinaryIO
+        The temporary file, to be written.
+
+    Raises
+    ------
+    OSError
+        The file could not be written; `path` is as it was before.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     with write_atomically(folder / "a.txt") as file:
+    ...         _ = file.write(b"whole")
+    ...     [path.name for path in folder.iterdir()]
+    ['a.txt']
     """
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary or path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        sync(temporary)
-        # mkstemp makes files private; the result gets the permissions of any other new file.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-        sync(target.parent)
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
+    _sync_folder(path.parent)
 
 
-def sync(path: Path) -> None:
-    """Force a file or a folder onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    # The new name is in place already; a file system that cannot flush a folder is no failure.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featx.errors import InputError, SchemaError, UntrustedModelError
-from featx.files import replaced_file
+from featx.files import output_file, write_atomically
 
 if TYPE_CHECKING:
     import os
@@ -65,11 +65,8 @@ def save_model(model: Any, file: str | os.PathLike[str]) -> None:
             f"Got a model that holds {', '.join(refused)} but expected only types of "
             "scikit-learn and featx: load_model would refuse it"
         )
-    target = Path(file)
-    if not target.parent.is_dir():
-        raise InputError(f"Got {target} to write to, but the folder {target.parent} does not exist")
-    with replaced_file(target) as temporary:
-        temporary.write_bytes(data)
+    with write_atomically(output_file(file)) as output:
+        output.write(data)
 
 
 def load_model(file: str | os.PathLike[str]) -> Any:

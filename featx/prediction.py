@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from featx.embedder import ImageEmbedder
 from featx.errors import InputError
-from featx.files import replaced_file
+from featx.files import output_file, write_atomically
 from featx.images.sources import as_image_list, describe_item
 
 if TYPE_CHECKING:
@@ -90,8 +89,5 @@ def write_predictions(predictions: pd.DataFrame, out: str | os.PathLike[str]) ->
     InputError
         When the folder does not exist.
     """
-    target = Path(out)
-    if not target.parent.is_dir():
-        raise InputError(f"Got {target} to write to, but the folder {target.parent} does not exist")
-    with replaced_file(target) as temporary:
-        predictions.to_csv(temporary, index=False)
+    with write_atomically(output_file(out)) as output:
+        output.write(predictions.to_csv(index=False).encode())

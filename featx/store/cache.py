@@ -19,8 +19,8 @@ import numpy as np
 import platformdirs
 
 from featx.errors import CacheWarning, InputError, SchemaError
+from featx.files import write_atomically
 from featx.store.claims import ClaimFolder
-from featx.store.files import write_atomically
 from featx.store.session import Session
 from featx.store.shards import (
     DIGEST_BYTES,
@@ -112,10 +112,10 @@ class EmbeddingCache:
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", fingerprint):
             raise InputError(
-                f"got the fingerprint {fingerprint!r}, expected 1 to 200 letters, digits, '-', '_'"
+                f"Got the fingerprint {fingerprint!r}, expected 1 to 200 letters, digits, '-', '_'"
             )
         if dimension < 1:
-            raise InputError(f"got the dimension {dimension}, expected at least 1")
+            raise InputError(f"Got the dimension {dimension}, expected at least 1")
         # Tables of another format lie beside each other, so that versions can share a cache.
         folder = self.folder / f"v{FORMAT_VERSION}" / fingerprint
         return EmbeddingTable(folder, fingerprint, dimension)
@@ -305,7 +305,7 @@ class EmbeddingTable:
         expected = (len(digests), self.dimension)
         if vectors.dtype != np.float32 or vectors.shape != expected:
             raise InputError(
-                f"got vectors of {vectors.dtype} and shape {vectors.shape}, "
+                f"Got vectors of {vectors.dtype} and shape {vectors.shape}, "
                 f"expected float32 and {expected}"
             )
         if not digests:
@@ -333,4 +333,4 @@ def check_digests(digests: Collection[bytes]) -> None:
     """
     wrong = {len(digest) for digest in digests} - {DIGEST_BYTES}
     if wrong:
-        raise InputError(f"got a digest of {min(wrong)} bytes, expected {DIGEST_BYTES}")
+        raise InputError(f"Got a digest of {min(wrong)} bytes, expected {DIGEST_BYTES}")

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from featx.errors import InputError, SchemaError
-from featx.store.files import write_atomically
+from featx.files import output_file, write_atomically
 from featx.store.shards import DIGEST_BYTES
 
 if TYPE_CHECKING:
@@ -93,17 +93,13 @@ def write_embeddings(
     >>> photos.target
     array(['cat', 'dog'], dtype=object)
     """
-    target = Path(file)
-    if target.is_dir():
-        raise InputError(f"got {str(target)!r}, which is a folder, expected a file to write")
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: its folder does not exist; make it first")
+    target = output_file(file)
     vectors = _as_vectors(embeddings)
     named = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
     for name, values in named.items():
         if values is not None and len(values) != len(vectors):
             raise InputError(
-                f"got {len(values)} {name} for {len(vectors)} embeddings, expected one for each"
+                f"Got {len(values)} {name} for {len(vectors)} embeddings, expected one for each"
             )
     columns = {
         "path": None if paths is None else _text_column("paths", paths),
@@ -140,7 +136,7 @@ def _as_vectors(embeddings: ArrayLike) -> NDArray[np.float32]:
     array = np.asarray(embeddings)
     if array.ndim != 2 or array.shape[1] < 1 or not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            f"got embeddings of {array.dtype} and shape {array.shape}, "
+            f"Got embeddings of {array.dtype} and shape {array.shape}, "
             "expected floats and the shape (n, dimension)"
         )
     return np.ascontiguousarray(array, dtype=np.float32)
@@ -164,7 +160,7 @@ def _text_column(name: str, values: Sequence[str | os.PathLike[str] | None]) -> 
     texts: list[str | None] = []
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str | os.PathLike):
-            raise InputError(f"got {value!r} in row {row} of {name}, expected text or None")
+            raise InputError(f"Got {value!r} in row {row} of {name}, expected text or None")
         texts.append(None if value is None else _as_text(os.fspath(value)))
     return pa.array(texts, pa.string())
 
@@ -179,9 +175,9 @@ def _label_column(labels: Sequence[Any]) -> pa.Array:
     try:
         column = pa.array([_as_text(v) if isinstance(v, str) else v for v in values])
     except (OverflowError, pa.ArrowException) as error:
-        raise InputError(f"got labels that are not all text or all numbers: {error}") from None
+        raise InputError(f"Got labels that are not all text or all numbers: {error}") from None
     if column.type not in _LABEL_TYPES:
-        raise InputError(f"got labels of the type {column.type}, expected text, numbers or None")
+        raise InputError(f"Got labels of the type {column.type}, expected text, numbers or None")
     return column
 
 
@@ -189,7 +185,7 @@ def _digest_column(digests: Sequence[bytes | None]) -> pa.Array:
     for row, digest in enumerate(digests):
         if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
             raise InputError(
-                f"got {digest!r} in row {row} of digests, expected {DIGEST_BYTES} bytes or None"
+                f"Got {digest!r} in row {row} of digests, expected {DIGEST_BYTES} bytes or None"
             )
     return pa.array(digests, pa.binary(DIGEST_BYTES))
 
@@ -198,7 +194,7 @@ def _as_json(provenance: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(provenance), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"got a provenance that JSON cannot hold: {error}") from None
+        raise InputError(f"Got a provenance that JSON cannot hold: {error}") from None
 
 
 @overload
@@ -243,6 +239,16 @@ def read_embeddings(
         The file cannot be opened, or has no labels although they are asked for.
     SchemaError
         The file is damaged, or none that `write_embeddings` of this version wrote.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "photos.parquet")
+    ...     write_embeddings(file, np.zeros((2, 3)), labels=["cat", "dog"], provenance={"by": "me"})
+    ...     photos = read_embeddings(file)
+    >>> photos.data.shape, photos.paths, photos.provenance
+    ((2, 3), None, {'by': 'me'})
     """
     from sklearn.utils import Bunch
 
@@ -250,7 +256,7 @@ def read_embeddings(
     try:
         source = path.open("rb")
     except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        raise InputError(f"Cannot read {str(path)!r}: {error.strerror}") from None
     with source:
         try:
             contents = _read(pq.ParquetFile(source, page_checksum_verification=True))

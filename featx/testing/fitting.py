@@ -122,9 +122,7 @@ def check_dict_unchanged(trial: Trial) -> None:
 
 @image_check
 def check_estimators_pickle(trial: Trial) -> None:
-    """Pickled before or after fit, it comes back with its state, and its rows bit for bit."""
-    unfitted = pickle.loads(pickle.dumps(trial.fresh()))  # noqa: S301 - our own bytes
-    unfitted.fit(trial.images, trial.labels)
+    """`pickle` keeps an unfitted one and its parameters, a fitted one and its rows bit for bit."""
     fitted = trial.fitted()
     expected = dense(fitted.transform(trial.images))
     before = snapshot(vars(fitted))
@@ -135,14 +133,16 @@ def check_estimators_pickle(trial: Trial) -> None:
         name for name in vars(fitted).keys() - vars(restored).keys() if not name.startswith("_")
     )
     require(not lost, f"a pickle loses the attributes {lost}")
-    for when, copy in (("after", restored), ("before", unfitted)):
-        rows = dense(copy.transform(trial.images))
-        if trial.tags.non_deterministic:
-            raise SkipTest("its tags say that it is not deterministic")
-        require(
-            np.array_equal(rows, expected, equal_nan=True),
-            f"pickled {when} fit, it gives other rows",
-        )
+    unfitted = pickle.loads(pickle.dumps(trial.fresh()))  # noqa: S301 - our own bytes
+    unfitted.fit(trial.images, trial.labels)
+    # Not bit for bit: two fits may round differently where two transforms of one state do not.
+    trial.require_same_rows(
+        unfitted.transform(trial.images), expected, "pickled before fit, it gives other rows"
+    )
+    require(
+        np.array_equal(dense(restored.transform(trial.images)), expected, equal_nan=True),
+        "pickled after fit, it gives other rows",
+    )
 
 
 @image_check

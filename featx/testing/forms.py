@@ -96,6 +96,12 @@ UNREADABLE: dict[str, Callable[[Path], Any]] = {
     "path_string": lambda folder: str(write_file(b"this is not an image", folder)),
     "path": lambda folder: write_file(b"this is not an image", folder),
     "bytes": lambda _: b"this is not an image",
+    "pil": lambda _: _cut_off_picture(),
     "array": lambda _: np.zeros((0, 0, 3), np.uint8),
 }
 """What nobody can read, in the forms that can hold such a thing."""
+
+
+def _cut_off_picture() -> Image.Image:
+    content = png_of(sample_images()[0])
+    return Image.open(io.BytesIO(content[: len(content) // 2]))

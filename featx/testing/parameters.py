@@ -180,7 +180,8 @@ def check_set_params(trial: Trial) -> None:
                 if stored.get(other) is not (value if other == name else expected[other])
             ]
             require(
-                not others, f"after set_params({name}={value!r}), get_params has other {others}"
+                not others,
+                f"after set_params({name}={value!r}), get_params has other values of {others}",
             )
 
 
@@ -193,7 +194,8 @@ def check_set_params_takes_effect(trial: Trial) -> None:
     """
     kind = type(trial.estimator)
     values = trial.fresh().get_params(deep=False)
-    estimator = kind(**dict.fromkeys(_parameters(kind), "helloworld")).set_params(**values)
+    estimator = kind(**dict.fromkeys(_parameters(kind), "helloworld"))
+    estimator.set_params(**values)
     estimator.fit(trial.images, trial.labels)
     trial.require_same_rows(
         estimator.transform(trial.images),

@@ -108,8 +108,8 @@ def check_image_transformer(
 ) -> list[CheckResult]:
     """Check that a transformer of images keeps scikit-learn's contract.
 
-    Rows must agree bit for bit after a pickle, and elsewhere to 1e-5 of the largest value, since a
-    network may round differently in another batch.
+    The rows of a pickled transformer must agree bit for bit, and all others to 1e-4 of the largest
+    value, since a network may round differently in another batch.
 
     Parameters
     ----------
@@ -139,6 +139,8 @@ def check_image_transformer(
 
     Notes
     -----
+    Each image is computed about 60 times, so that a small network and few images are quicker.
+
     A form of input that the transformer refuses, with any error, skips its check and is seen as
     such in the result: to refuse is honest, to take it for something else is not. An unreadable
     image must raise an error or give a row of NaN.

@@ -158,11 +158,11 @@ def test_a_fingerprint_that_cannot_name_a_folder_is_refused(fingerprint: str) ->
 
 
 def test_wrong_dimensions_digests_and_vectors_are_refused(table: EmbeddingTable) -> None:
-    with pytest.raises(InputError, match="got the dimension 0"):
+    with pytest.raises(InputError, match="Got the dimension 0"):
         EmbeddingCache().table("a1b2", 0)
-    with pytest.raises(InputError, match="got a digest of 3 bytes, expected 16"):
+    with pytest.raises(InputError, match="Got a digest of 3 bytes, expected 16"):
         table.lookup([digest_of(1), b"abc"])
-    with pytest.raises(InputError, match="got a digest of 17 bytes"):
+    with pytest.raises(InputError, match="Got a digest of 17 bytes"):
         table.session([b"x" * 17])
     digests = digests_of(2)
     with table.session(digests) as session:
@@ -171,7 +171,7 @@ def test_wrong_dimensions_digests_and_vectors_are_refused(table: EmbeddingTable)
         for wrong in (np.zeros((2, 4), np.float32), np.zeros((1, DIMENSION), np.float32)):
             with pytest.raises(InputError, match=r"expected float32 and \(2, 5\)"):
                 claim.store(digests, wrong)
-        with pytest.raises(InputError, match="got vectors of float64"):
+        with pytest.raises(InputError, match="Got vectors of float64"):
             claim.store(digests, np.zeros((2, DIMENSION)))
     assert not table.lookup(digests)[0].any()
 

@@ -1,0 +1,119 @@
+"""What the documentation shows is what happens."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import featx
+
+ROOT = Path(__file__).parent.parent
+MODULES = [module.name for module in pkgutil.walk_packages(featx.__path__, prefix="featx.")]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def common_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the examples, so that they embed the sample once."""
+    return tmp_path_factory.mktemp("examples-cache")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_the_docstrings_run(name: str) -> None:
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    failed, _ = doctest.testmod(importlib.import_module(name), optionflags=flags)
+    assert failed == 0
+
+
+def test_every_public_function_and_class_shows_an_example() -> None:
+    for name in featx.__all__:
+        documentation = getattr(featx, name).__doc__ or ""
+        is_warning_or_text = name.startswith("__") or "Error" in name or "Warning" in name
+        assert is_warning_or_text or ">>>" in documentation, name
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_run(example: Path, common_cache: Path) -> None:
+    environment = os.environ | {"FEATX_CACHE": str(common_cache)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:featx", str(example)],
+        capture_output=True, text=True, cwd=ROOT, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert done.stderr == ""
+
+
+def test_the_python_of_the_readme_runs(
+    common_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder that looks like the project's after the first command of the README.
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEATX_CACHE", str(common_cache))
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert (tmp_path / "run" / "linear.skops").is_file()
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    assert (
+        "pip install -e . && featx select data/cifar10-sample/train "
+        "--test data/cifar10-sample/test --out run" in README
+    )
+    assert "pip install -e '.[test]' && pytest" in README
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_dependency_is_justified_by_a_comment() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    extras = project["optional-dependencies"]
+    named = project["dependencies"] + [
+        requirement for extra, group in extras.items() if extra != "dev" for requirement in group
+    ]
+    for requirement in named:
+        (line,) = [line for line in text.splitlines() if f'"{requirement}"' in line]
+        assert "#" in line, requirement
+
+
+def test_upper_floors_know_lower_floors_and_never_the_other_way() -> None:
+    floors = [
+        {"errors", "files", "progress", "_version"},
+        {"images", "store"},
+        {"backbones"},
+        {"extraction"},
+        {"embedder"},
+        {"selection", "export", "prediction", "persistence", "testing"},
+        {"cli"},
+    ]
+    height = {room: floor for floor, rooms in enumerate(floors) for room in rooms}
+    package = ROOT / "featx"
+    for path in package.rglob("*.py"):
+        own = path.relative_to(package).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for room in re.findall(r"(?:from|import) featx\.(\w+)", path.read_text(encoding="utf-8")):
+            assert (
+                height[room] < height[own]
+                or room == own
+                or (height[room] == height[own] and {own, room} != {"images", "store"})
+            ), f"{path} imports {room}"
