@@ -1,7 +1,7 @@
 """Embeddings to Parquet, and the nearest neighbours of a picture by a DuckDB query.
 
-    pip install duckdb
-    python examples/export_and_query.py
+pip install duckdb
+python examples/export_and_query.py
 """
 
 import tempfile

@@ -1,6 +1,6 @@
 """From a folder of images to a cross-validated classifier, inside scikit-learn.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from pathlib import Path

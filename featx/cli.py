@@ -33,7 +33,7 @@ app = typer.Typer(
 Images = Annotated[
     Path,
     typer.Argument(
-        help="A folder of images, or a manifest (.csv, .tsv, .parquet) that lists them."
+        help="A folder of images, or a table (.csv, .tsv, .parquet) that lists them."
     ),
 ]
 Backbone = Annotated[str, typer.Option(help="The network; see 'featx backbones'.")]
@@ -205,7 +205,7 @@ def backbones(as_json: AsJson = False) -> None:
 
 
 def _is_manifest(images: Path) -> bool:
-    return not images.is_dir() and images.suffix.lower() in (".csv", ".tsv", ".parquet")
+    return images.is_file()
 
 
 def _load_labelled(images: Path, path_column: str, label_column: str) -> Any:
