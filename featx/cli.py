@@ -32,9 +32,7 @@ app = typer.Typer(
 
 Images = Annotated[
     Path,
-    typer.Argument(
-        help="A folder of images, or a table (.csv, .tsv, .parquet) that lists them."
-    ),
+    typer.Argument(help="A folder of images, or a table (.csv, .tsv, .parquet) that lists them."),
 ]
 Backbone = Annotated[str, typer.Option(help="The network; see 'featx backbones'.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …")]
