@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featx.selection.selection import Selection
 
 _WIDTH_OF_A_PIPE = 1000
+_STANDARD_INPUT = Path("-")
 
 app = typer.Typer(
     help="Images become the embeddings of a frozen, pretrained CNN, ready for scikit-learn.",
@@ -30,9 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Images = Annotated[
+_IMAGES = "A folder or archive (.zip, .tar) of images, or a table (.csv, .tsv, .parquet) of them"
+Images = Annotated[Path, typer.Argument(help=f"{_IMAGES}.")]
+ImagesOrList = Annotated[
     Path,
-    typer.Argument(help="A folder of images, or a table (.csv, .tsv, .parquet) that lists them."),
+    typer.Argument(help=f"{_IMAGES}, or - for a list on standard input, one path a line."),
 ]
 Backbone = Annotated[str, typer.Option(help="The network; see 'featx backbones'.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …")]
@@ -43,36 +46,34 @@ SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-PathColumn = Annotated[str, typer.Option(help="The manifest's column of paths.")]
-LabelColumn = Annotated[str, typer.Option(help="The manifest's column of labels.")]
+PathColumn = Annotated[str, typer.Option(help="The table's column of paths.")]
+LabelColumn = Annotated[str, typer.Option(help="The table's column of labels.")]
 
 
 @app.command()
 def embed(
-    images: Images,
+    images: ImagesOrList,
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     backbone: Backbone = "efficientnet_lite0",
     device: Device = "auto",
     cache: Cache = "auto",
-    skip_unreadable: SkipUnreadable = False,
     path_column: PathColumn = "path",
     label_column: Annotated[
-        str | None, typer.Option(help="The manifest's column of labels; none by default.")
+        str | None, typer.Option(help="The table's column of labels; none by default.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the embeddings of images to a Parquet file.
+    """Write the embeddings of images to a Parquet file, one row per image.
 
-    With --skip-unreadable, an image that cannot be read is a row with a null embedding and the
-    reason.
+    An image that cannot be read is a row with a null embedding and the reason; the exit code is
+    then 1.
     """
-    paths, labels = _load_unlabelled(images, path_column, label_column)
-    embedder = _make_embedder(backbone, device, cache)
-    embedder.set_params(on_error="nan" if skip_unreadable else "raise")
+    paths, labels, further = _load_unlabelled(images, path_column, label_column)
+    embedder = _make_embedder(backbone, device, cache).set_params(on_error="nan")
 
     from featx.export import export_embeddings
 
-    summary = export_embeddings(paths, out, embedder=embedder, labels=labels)
+    summary = export_embeddings(paths, out, embedder=embedder, labels=labels, further=further)
     _report_failures(summary.failures)
     if as_json:
         figures = {"rows": summary.rows, "dimension": summary.dimension}
@@ -82,6 +83,8 @@ def embed(
             f"{summary.rows} rows of {summary.dimension} columns, {len(summary.failures)} without "
             f"an embedding, in {out}"
         )
+    if summary.failures:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -89,7 +92,7 @@ def select(
     train: Images,
     out: Annotated[Path, typer.Option(help="The folder for model, scores and embeddings.")],
     test: Annotated[
-        Path | None, typer.Option(help="Held-out images, as a folder or a manifest.")
+        Path | None, typer.Option(help="Held-out images, as a folder or a table.")
     ] = None,
     heads: Annotated[
         str, typer.Option(help="Heads to try, separated by commas, or 'all'.")
@@ -107,7 +110,7 @@ def select(
 ) -> None:
     """Choose the best head by cross-validation, score it on held-out images, and save it.
 
-    Images are in one folder per class, or in a manifest with a path and a label column.
+    Images are in one folder per class, or in a table with a path and a label column.
     """
     train_images = _load_labelled(train, path_column, label_column)
     test_images = None if test is None else _load_labelled(test, path_column, label_column)
@@ -137,7 +140,7 @@ def select(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A model that 'featx select' wrote.")],
-    images: Images,
+    images: ImagesOrList,
     out: Annotated[
         Path | None, typer.Option(help="The CSV file to write; stdout by default.")
     ] = None,
@@ -147,7 +150,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Write path, label and probability of new images as CSV."""
-    paths, _ = _load_unlabelled(images, path_column, None)
+    paths, _, _ = _load_unlabelled(images, path_column, None)
 
     from featx.persistence import load_model
     from featx.prediction import predict_images, write_predictions
@@ -202,27 +205,32 @@ def backbones(as_json: AsJson = False) -> None:
     )
 
 
-def _is_manifest(images: Path) -> bool:
-    return images.is_file()
+def _is_table(images: Path) -> bool:
+    from featx.images.archives import is_archive
+
+    return images.is_file() and not is_archive(images)
 
 
 def _load_labelled(images: Path, path_column: str, label_column: str) -> Any:
     from featx.images.sources import load_image_folder, load_manifest
 
-    if _is_manifest(images):
+    if _is_table(images):
         return load_manifest(images, path_column=path_column, label_column=label_column)
     return load_image_folder(images)
 
 
 def _load_unlabelled(
     images: Path, path_column: str, label_column: str | None
-) -> tuple[Any, Any | None]:
-    from featx.images.sources import find_images, load_manifest
+) -> tuple[Any, Any | None, dict[str, list[Any]]]:
+    """Return the paths, the labels where there are, and the further columns of a table."""
+    from featx.images.sources import find_images, load_manifest, load_path_list
 
-    if _is_manifest(images):
-        manifest = load_manifest(images, path_column=path_column, label_column=label_column)
-        return manifest.data, manifest.target
-    return find_images(images)[0], None
+    if images == _STANDARD_INPUT:
+        return load_path_list(sys.stdin.buffer), None, {}
+    if _is_table(images):
+        table = load_manifest(images, path_column=path_column, label_column=label_column)
+        return table.data, table.target, table.further
+    return find_images(images)[0], None, {}
 
 
 def _make_embedder(backbone: str, device: str, cache: str) -> ImageEmbedder:

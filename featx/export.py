@@ -12,7 +12,7 @@ from featx.images.sources import as_image_list
 from featx.store.parquet import write_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from featx.errors import DecodeFailure
 
@@ -32,6 +32,7 @@ def export_embeddings(
     *,
     embedder: ImageEmbedder | None = None,
     labels: Sequence[Any] | None = None,
+    further: Mapping[str, Sequence[Any]] | None = None,
 ) -> ExportSummary:
     """Embed images and write the embeddings to a Parquet file.
 
@@ -46,6 +47,8 @@ def export_embeddings(
         ``on_error="nan"`` an unreadable image is a row with a null embedding and the reason.
     labels : sequence of str, optional
         One label per image.
+    further : mapping of str to sequence, optional
+        More columns, with one value per image, such as `load_manifest` returns.
 
     Returns
     -------
@@ -86,6 +89,7 @@ def export_embeddings(
         paths=[item if isinstance(item, str | os.PathLike) else None for item in items],
         labels=labels,
         digests=extraction.digests,
+        further=further,
         errors=[reasons.get(row) for row in range(len(items))],
         provenance=embedder.get_provenance(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,16 +172,68 @@ def test_embed_writes_a_row_for_every_image(
     break_image(broken)
     out = tmp_path / "photos.parquet"
     done = featx("embed", folder, "--out", out)
-    assert done.code == 2
-    assert not out.exists()
-    done = featx("embed", folder, "--out", out, "--skip-unreadable")
-    assert done.code == 0
+    assert done.code == 1
+    assert str(broken) in done.err
     assert "5 rows of 1280 columns, 1 without an embedding" in done.out
     stored = read_embeddings(out)
     assert list(stored.paths) == [str(path) for path in sorted(folder.rglob("*.png"))]
     assert np.isnan(stored.data).all(axis=1).tolist() == [True, False, False, False, False]
     assert stored.errors[0]
     assert stored.errors[1:].tolist() == [None] * 4
+
+
+def test_embed_of_nothing_but_unreadable_images_is_an_error_and_writes_nothing(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 2})
+    for path in folder.rglob("*.png"):
+        break_image(path)
+    done = featx("embed", folder, "--out", tmp_path / "photos.parquet")
+    assert done.code == 2
+    assert "none of the 2 images could be read" in done.err
+    assert not (tmp_path / "photos.parquet").exists()
+
+
+def test_embed_carries_the_columns_of_a_table_through(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 3})
+    table = folder / "list.csv"
+    table.write_text("price,path,kind\n1,red/002.png,a\n2,red/000.png,b\n3,red/001.png,a\n")
+    out = tmp_path / "photos.parquet"
+    assert featx("embed", table, "--label-column", "kind", "--out", out).code == 0
+    stored = read_embeddings(out)
+    assert [Path(path).name for path in stored.paths] == ["002.png", "000.png", "001.png"]
+    assert stored.target.tolist() == ["a", "b", "a"]
+    assert stored.further == {"price": ["1", "2", "3"]}
+
+
+def test_embed_and_predict_take_an_archive_and_a_list_on_standard_input(
+    featx: Callable[..., Outcome],
+    make_image_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = make_image_folder({"red": 4, "green": 4})
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", folder)
+    model = tmp_path / "run" / "model.skops"
+    select = ("--cv", 2, "--heads", "linear_svm", "--out", tmp_path / "run")
+    assert featx("select", archive, *select).code == 0
+    assert featx("embed", folder, "--out", tmp_path / "folder.parquet").code == 0
+    assert featx("embed", archive, "--out", tmp_path / "archive.parquet").code == 0
+    listing = "\n".join(str(path) for path in sorted(folder.rglob("*.png")))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listing.encode())))
+    assert featx("embed", "-", "--out", tmp_path / "list.parquet").code == 0
+    stored = [
+        read_embeddings(tmp_path / f"{name}.parquet") for name in ("folder", "archive", "list")
+    ]
+    for other in stored[1:]:
+        np.testing.assert_array_equal(other.data, stored[0].data)
+    assert stored[1].paths[0] == f"{archive}/green/000.png"
+    done = featx("predict", model, archive)
+    assert done.out.splitlines()[1].startswith(f"{archive}/green/000.png,")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listing.encode())))
+    assert len(featx("predict", model, "-").out.splitlines()) == 9
 
 
 def test_predict_leaves_unreadable_images_out_only_when_asked(

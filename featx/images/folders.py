@@ -1,14 +1,21 @@
-"""Images in folders: one subfolder for each class, or a flat collection without labels."""
+"""Images in folders and archives: a subfolder for each class, or a collection without labels."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from featx.errors import InputError
+from featx.images.archives import (
+    COMPRESSED_TAR_SUFFIXES,
+    is_archive,
+    list_members,
+    split_archive_path,
+)
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
@@ -25,7 +32,8 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
     Parameters
     ----------
     folder : str or Path
-        The folder that holds the class folders.
+        The folder that holds the class folders; also a ``.zip`` or ``.tar`` archive, or a folder
+        in one (``photos.zip/train``), which is read in place.
     return_X_y : bool
         Return ``(data, target)`` instead.
 
@@ -57,32 +65,20 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
     >>> [Path(path).name for path in photos.paths]
     ['1.jpg', '1.jpg']
     """
-    root = _existing_folder(folder)
-    paths: list[str] = []
-    labels: list[str] = []
-    skipped: list[str] = []
-    unlabelled: list[str] = []
-    for entry in _entries(root):
-        if entry.name.startswith("."):
-            skipped.append(entry.path)
-        elif _is_folder(entry):
-            images, others = _find_below(entry.path, root)
-            paths += images
-            labels += [entry.name] * len(images)
-            skipped += others if images else [entry.path, *others]
-        elif _is_image_file(entry):
-            unlabelled.append(entry.path)
-        else:
-            skipped.append(entry.path)
-    if not paths and unlabelled:
+    root = os.fspath(folder)
+    listing = _list_archive(root) if _in_archive(root) else _list_folder(_existing_folder(root))
+    classes = {name: images for name, images in listing.classes.items() if images}
+    if not classes and listing.unlabelled:
         raise InputError(
-            f"Expected one subfolder for each class in {root}, got {len(unlabelled)} images but "
-            "none: sort them into class folders, or use find_images or `featx embed`, which take "
-            "flat folders."
+            f"Expected one subfolder for each class in {root}, got {len(listing.unlabelled)} "
+            "images but none: sort them into class folders, or use find_images or `featx embed`, "
+            "which take flat folders."
         )
-    if not paths:
-        raise InputError(_no_images(root, skipped))
-    skipped = sorted(skipped + unlabelled, key=_parts)
+    if not classes:
+        raise InputError(_no_images(root, listing.skipped))
+    paths = [path for images in classes.values() for path in images]
+    labels = [name for name, images in classes.items() for _ in images]
+    skipped = sorted(listing.skipped + listing.unlabelled, key=_parts)
     return bunch_of_images(paths, labels, return_X_y=return_X_y, skipped=skipped)
 
 
@@ -92,7 +88,8 @@ def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     Parameters
     ----------
     folder : str or Path
-        Searched with all its subfolders, links to folders included.
+        Searched with all its subfolders, links to folders included; also a ``.zip`` or ``.tar``
+        archive, or a folder in one, which is read in place.
 
     Returns
     -------
@@ -116,15 +113,18 @@ def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     >>> [Path(path).name for path in paths]
     ['1.jpg', '2.PNG']
     """
-    root = _existing_folder(folder)
-    paths, skipped = _find_below(root)
+    root = os.fspath(folder)
+    if _in_archive(root):
+        paths, skipped = _find_in_archive(root)
+    else:
+        paths, skipped = _find_below(_existing_folder(root))
     if not paths:
         raise InputError(_no_images(root, skipped))
     return paths, skipped
 
 
 def bunch_of_images(
-    paths: list[str], labels: list[str] | None, *, return_X_y: bool, **further: list[str]
+    paths: list[str], labels: list[str] | None, *, return_X_y: bool, **attributes: Any
 ) -> Any:
     """Return paths and labels as scikit-learn's own loaders return data: a Bunch, or a pair."""
     # Imported here, so that a mistyped folder is reported at once.
@@ -135,16 +135,77 @@ def bunch_of_images(
     if return_X_y:
         return data, target
     target_names = None if labels is None else sorted(set(labels))
-    return Bunch(data=data, paths=data, target=target, target_names=target_names, **further)
+    return Bunch(data=data, paths=data, target=target, target_names=target_names, **attributes)
 
 
-def _existing_folder(folder: str | os.PathLike[str]) -> str:
-    root = Path(folder)
-    if not root.exists():
+@dataclass
+class _Listing:
+    """What is in a folder of class folders: images by class, images beside them, and the rest."""
+
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def _list_folder(root: str) -> _Listing:
+    listing = _Listing()
+    for entry in _entries(root):
+        if entry.name.startswith("."):
+            listing.skipped.append(entry.path)
+        elif _is_folder(entry):
+            images, others = _find_below(entry.path, root)
+            listing.classes[entry.name] = images
+            listing.skipped += others if images else [entry.path, *others]
+        elif _is_image_file(entry):
+            listing.unlabelled.append(entry.path)
+        else:
+            listing.skipped.append(entry.path)
+    return listing
+
+
+def _list_archive(root: str) -> _Listing:
+    listing = _Listing()
+    images, listing.skipped = _find_in_archive(root)
+    for path in images:
+        label, *below = Path(path).relative_to(root).parts
+        if below:
+            listing.classes.setdefault(label, []).append(path)
+        else:
+            listing.unlabelled.append(path)
+    return listing
+
+
+def _in_archive(root: str) -> bool:
+    return is_archive(root) or (not Path(root).exists() and split_archive_path(root) is not None)
+
+
+def _find_in_archive(root: str) -> tuple[list[str], list[str]]:
+    """Return the images and the rest of an archive, or of a folder in one, sorted."""
+    archive, below = (root, "") if is_archive(root) else split_archive_path(root) or (root, "")
+    images: list[str] = []
+    skipped: list[str] = []
+    names = list_members(archive, below)
+    if not names and below:
+        raise InputError(f"No such folder in the archive {archive}: {below}")
+    for name in names:
+        parts = PurePosixPath(name).parts
+        hidden = any(part.startswith(".") for part in parts)
+        is_image = not hidden and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        (images if is_image else skipped).append(os.fspath(Path(root, *parts)))
+    return images, skipped
+
+
+def _existing_folder(root: str) -> str:
+    if root.lower().endswith(COMPRESSED_TAR_SUFFIXES):
+        raise InputError(
+            f"Got {root}, but only .zip and .tar archives are read in place: finding an image in a "
+            "compressed tar means unpacking all before it; unpack it, or make a .zip of it"
+        )
+    if not Path(root).exists():
         raise InputError(f"No such folder: {root}")
-    if not root.is_dir():
+    if not Path(root).is_dir():
         raise InputError(f"Expected a folder, got the file {root}")
-    return os.fspath(root)
+    return root
 
 
 def _no_images(root: str, others: list[str]) -> str:

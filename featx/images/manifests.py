@@ -6,19 +6,19 @@ import csv
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from featx.errors import InputError, did_you_mean
 from featx.images.folders import bunch_of_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 
-Row: TypeAlias = tuple[str, list[str | None]]
-"""Where a row stands in its file, and its values in the columns asked for; None is missing."""
+Row: TypeAlias = tuple[str, list[Any]]
+"""Where a row stands in its file, and its values."""
 
 
 def load_manifest(
@@ -47,7 +47,9 @@ def load_manifest(
     sklearn.utils.Bunch
         With ``data`` and ``paths``, the same ndarray of object, shape (n,): the paths as strings,
         in the order of the file; ``target``, ndarray of str, shape (n,): the labels, and
-        ``target_names``, list of str: the distinct labels, sorted; both None without labels.
+        ``target_names``, list of str: the distinct labels, sorted; both None without labels; and
+        ``further``, dict of str to list: the other columns, as text from a text file and as they
+        are from Parquet.
 
     Raises
     ------
@@ -70,37 +72,93 @@ def load_manifest(
         raise InputError(f"No such file: {table}")
     if not table.is_file():
         raise InputError(f"Expected a file, got {table}, which is none.")
-    columns = [path_column] if label_column is None else [path_column, label_column]
-    paths: list[str] = []
-    labels: list[str] = []
-    for place, values in _rows(table, columns):
-        for column, value in zip(columns, values, strict=True):
-            if value is None or not value.strip():
-                raise InputError(f"{table}, {place}: no value in column {column!r}.")
-        paths.append(os.fspath(table.parent / str(values[0])))
-        labels.append(str(values[-1]))
-    if not paths:
+    header, rows = _read(table)
+    paths = _required(path_column, header, rows, table)
+    labels = None if label_column is None else _required(label_column, header, rows, table)
+    if not rows:
         raise InputError(f"Expected images in {table}, got a table without rows.")
-    return bunch_of_images(paths, None if label_column is None else labels, return_X_y=return_X_y)
+    further = {
+        name: [values[index] for _, values in rows]
+        for index, name in enumerate(header)
+        if name not in (path_column, label_column)
+    }
+    paths = [os.fspath(table.parent / path) for path in paths]
+    return bunch_of_images(paths, labels, return_X_y=return_X_y, further=further)
 
 
-def _rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
+def load_path_list(stream: BinaryIO) -> list[str]:
+    r"""Read the paths of images from a text, one on each line, as ``find`` prints them.
+
+    Parameters
+    ----------
+    stream : binary file
+        For example ``sys.stdin.buffer``. Paths that are no valid text are kept as they are.
+
+    Returns
+    -------
+    list of str
+        Empty lines are left out; relative paths start at the working folder.
+
+    Raises
+    ------
+    InputError
+        If there is no path.
+
+    Examples
+    --------
+    >>> import io
+    >>> load_path_list(io.BytesIO(b"cats/1.jpg\n\ncats/2 (copy).jpg\n"))
+    ['cats/1.jpg', 'cats/2 (copy).jpg']
+    """
+    lines = (line.rstrip(b"\r\n") for line in stream)
+    paths = [os.fsdecode(line) for line in lines if line]
+    if not paths:
+        raise InputError("Expected paths of images on standard input, one on each line, got none")
+    return paths
+
+
+def _required(column: str, header: Sequence[str], rows: Sequence[Row], table: Path) -> list[str]:
+    """Return the values of a column as text, none of them missing."""
+    if header.count(column) > 1:
+        raise InputError(f"{table} has several columns {column!r}, expected one.")
+    if column not in header:
+        raise InputError(
+            f"{table} has no column {column!r}; its columns are {list(header)}"
+            f"{did_you_mean(column, header) or '.'}"
+        )
+    index = list(header).index(column)
+    texts: list[str] = []
+    for place, values in rows:
+        text = _as_text(values[index])
+        if not text.strip():
+            raise InputError(f"{table}, {place}: no value in column {column!r}.")
+        texts.append(text)
+    return texts
+
+
+def _as_text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def _read(table: Path) -> tuple[list[str], list[Row]]:
     suffix = table.suffix.lower()
     if suffix in _DELIMITERS:
-        return _text_rows(table, columns, _DELIMITERS[suffix])
+        return _read_text(table, _DELIMITERS[suffix])
     if suffix in _PARQUET_SUFFIXES:
-        return _parquet_rows(table, columns)
+        return _read_parquet(table)
     known = ", ".join([*_DELIMITERS, *_PARQUET_SUFFIXES])
     raise InputError(f"Cannot tell the format of {table} by its ending, expected one of {known}.")
 
 
-def _text_rows(table: Path, columns: Sequence[str], delimiter: str) -> Iterator[Row]:
+def _read_text(table: Path, delimiter: str) -> tuple[list[str], list[Row]]:
+    rows: list[Row] = []
     try:
         # utf-8-sig: Excel puts a byte order mark before the first column's name
         with table.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
-            indices = [_index(column, header, table) for column in columns]
             for row in reader:
                 if not row:  # a blank line
                     continue
@@ -109,39 +167,23 @@ def _text_rows(table: Path, columns: Sequence[str], delimiter: str) -> Iterator[
                         f"{table}, line {reader.line_num}: got {len(row)} values, expected "
                         f"{len(header)}, as in the header."
                     )
-                yield f"line {reader.line_num}", [row[index] for index in indices]
+                rows.append((f"line {reader.line_num}", row))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Cannot read {table}: {error}") from error
+    return header, rows
 
 
-def _parquet_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _read_parquet(table: Path) -> tuple[list[str], list[Row]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(table) as file:
-            header = file.schema_arrow.names
-            for column in columns:
-                _index(column, header, table)
-            values = file.read(columns=list(columns)).select(list(columns)).to_pydict()
+            content = file.read()
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"Cannot read {table}: {error}") from error
-    for number, row in enumerate(zip(*(values[column] for column in columns), strict=True), 1):
-        yield f"row {number}", [_as_text(value) for value in row]
-
-
-def _as_text(value: Any) -> str | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return str(value)
-
-
-def _index(column: str, header: Sequence[str], table: Path) -> int:
-    if header.count(column) > 1:
-        raise InputError(f"{table} has several columns {column!r}, expected one.")
-    if column not in header:
-        raise InputError(
-            f"{table} has no column {column!r}; its columns are {list(header)}"
-            f"{did_you_mean(column, header) or '.'}"
-        )
-    return list(header).index(column)
+    columns = [column.to_pylist() for column in content.columns]
+    rows = [
+        (f"row {number}", list(row)) for number, row in enumerate(zip(*columns, strict=True), 1)
+    ]
+    return content.column_names, rows

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from featx.errors import ImageDecodeError, InputError
+from featx.images.archives import read_member, split_archive_path
 from featx.images.folders import find_images, load_image_folder
-from featx.images.manifests import load_manifest
+from featx.images.manifests import load_manifest, load_path_list
 from featx.images.pixels import (
     checked_array,
     library_errors,
@@ -33,6 +34,7 @@ __all__ = [
     "find_images",
     "load_image_folder",
     "load_manifest",
+    "load_path_list",
     "read_content",
 ]
 
@@ -297,6 +299,11 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         status = os.stat(path)  # noqa: PTH116 - Path() would rewrite the path, "" to "." for one
     except FileNotFoundError:
         raise ImageDecodeError(source, "no such file") from None
+    except NotADirectoryError as error:
+        member = split_archive_path(path)
+        if member is None:
+            raise ImageDecodeError(source, _os_reason(error)) from error
+        return read_member(*member, source, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageDecodeError(source, _os_reason(error)) from error
     # Opening a FIFO or a device may wait for ever, so it is not tried.

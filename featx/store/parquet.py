@@ -35,6 +35,8 @@ _TYPES = {
     "error": (pa.string(),),
 }
 
+_OWN_COLUMNS = (_EMBEDDING, *_TYPES)
+
 # The size of a row group; a reader holds several times as much beside the result.
 _ROW_GROUP_BYTES = 16 * 2**20
 
@@ -47,6 +49,7 @@ def write_embeddings(
     labels: Sequence[Any] | None = None,
     digests: Sequence[bytes | None] | None = None,
     errors: Sequence[str | None] | None = None,
+    further: Mapping[str, Sequence[Any]] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write embeddings to a Parquet file, one row per image.
@@ -70,6 +73,8 @@ def write_embeddings(
     errors : sequence of str or None, optional
         Why an image has no embedding. Where it is not None the embedding is null; elsewhere
         the row is stored as it is, NaN too.
+    further : mapping of str to sequence of length n, optional
+        More columns to stand beside these, of any type that Arrow can hold.
     provenance : mapping, optional
         What made the embeddings, of values that JSON knows. It is kept in the file's metadata.
 
@@ -95,7 +100,9 @@ def write_embeddings(
     """
     target = output_file(file)
     vectors = _as_vectors(embeddings)
+    further = {} if further is None else further
     named = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
+    named |= {f"values of {name!r}": values for name, values in further.items()}
     for name, values in named.items():
         if values is not None and len(values) != len(vectors):
             raise InputError(
@@ -107,6 +114,7 @@ def write_embeddings(
         _EMBEDDING: _embedding_column(vectors, errors),
         "digest": None if digests is None else _digest_column(digests),
         "error": None if errors is None else _text_column("errors", errors),
+        **{name: _further_column(name, values) for name, values in further.items()},
     }
     metadata = {
         _VERSION_KEY: str(FORMAT_VERSION),
@@ -190,6 +198,18 @@ def _digest_column(digests: Sequence[bytes | None]) -> pa.Array:
     return pa.array(digests, pa.binary(DIGEST_BYTES))
 
 
+def _further_column(name: str, values: Sequence[Any]) -> pa.Array:
+    if name in _OWN_COLUMNS:
+        raise InputError(
+            f"Got a further column {name!r}, but that is one of featx's own "
+            f"({', '.join(_OWN_COLUMNS)}); rename it"
+        )
+    try:
+        return pa.array(values)
+    except (OverflowError, pa.ArrowException) as error:
+        raise InputError(f"Got a column {name!r} that Arrow cannot hold: {error}") from None
+
+
 def _as_json(provenance: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(provenance), allow_nan=False)
@@ -231,6 +251,7 @@ def read_embeddings(
         - ``paths``: ndarray of str, shape (n,)
         - ``digests``: ndarray of bytes, shape (n,)
         - ``errors``: ndarray of str or None, shape (n,)
+        - ``further``: dict of str to list of length n, the columns beyond these
         - ``provenance``: dict, what made the embeddings
 
     Raises
@@ -275,13 +296,17 @@ def _read(parquet: pq.ParquetFile) -> dict[str, Any]:
     provenance = _read_provenance(schema.metadata or {})
     dimension = _check_columns(schema)
     beside = parquet.read(columns=[name for name in schema.names if name != _EMBEDDING])
-    columns = {name: _as_array(beside.column(name)) for name in beside.column_names}
+    columns = {
+        name: _as_array(beside.column(name)) for name in beside.column_names if name in _TYPES
+    }
+    further = [name for name in beside.column_names if name not in _TYPES]
     return {
         "data": _read_vectors(parquet, dimension),
         "target": columns.get("label"),
         "paths": columns.get("path"),
         "digests": columns.get("digest"),
         "errors": columns.get("error"),
+        "further": {name: beside.column(name).to_pylist() for name in further},
         "provenance": provenance,
     }
 
@@ -294,8 +319,8 @@ def _check_columns(schema: pa.Schema) -> int:
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise SchemaError(f"its embeddings are {kind}, expected fixed-size lists of float")
     for field in schema:
-        if field.name != _EMBEDDING and field.type not in _TYPES.get(field.name, ()):
-            raise SchemaError(f"its column {field.name!r} of {field.type} is unknown")
+        if field.type not in _TYPES.get(field.name, (field.type,)):
+            raise SchemaError(f"its column {field.name!r} is of {field.type}")
     dimension: int = kind.list_size
     return dimension
 

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -374,14 +376,42 @@ def test_another_version_is_refused(file: Path, change: dict[str, str], message:
     assert_schema_error(file, message)
 
 
-def test_other_columns_are_refused(file: Path) -> None:
+def test_further_columns_come_back_as_they_were(file: Path) -> None:
+    further = {
+        "price": [1.5, None],
+        "taken": [date(2026, 1, 2), date(2025, 3, 4)],
+        "tags": [["a"], []],
+    }
+    write_embeddings(file, random_vectors(2, 3), paths=["a.jpg", "b.jpg"], further=further)
+    assert read_embeddings(file).further == further
+    assert pq.read_table(file).column_names == ["path", "embedding", *further]
+    write_embeddings(file, random_vectors(2, 3))
+    assert read_embeddings(file).further == {}
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"digest": [1, 2]}, "one of featx's own"),
+        ({"price": [1]}, "Got 1 values of 'price' for 2 embeddings"),
+        ({"price": [1, "two"]}, "column 'price' that Arrow cannot hold"),
+    ],
+)
+def test_further_columns_that_cannot_stand_there_are_named(
+    file: Path, further: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        write_embeddings(file, random_vectors(2, 3), further=further)
+    assert not file.exists()
+
+
+def test_columns_of_another_type_are_refused(file: Path) -> None:
     write_sample(file)
     table = pq.read_table(file)
     lists = table.column("embedding").cast(pa.list_(pa.float32()))
     for changed, message in [
         (table.drop_columns("embedding"), "no column 'embedding'"),
-        (table.append_column("extra", table["label"]), "column 'extra' of string is unknown"),
-        (table.set_column(0, "path", table["digest"]), "column 'path' of fixed_size_binary"),
+        (table.set_column(0, "path", table["digest"]), "column 'path' is of fixed_size_binary"),
         (table.set_column(2, "embedding", lists), "its embeddings are list"),
     ]:
         pq.write_table(changed, file)

@@ -1,0 +1,243 @@
+"""Images in archives are read in place, like files, and damaged archives are refused by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from featx.errors import ImageDecodeError, InputError
+from featx.images.archives import list_members, open_archive, split_archive_path
+from featx.images.folders import find_images, load_image_folder
+from featx.images.manifests import load_manifest
+from featx.images.sources import read_content
+
+FILES = {
+    "cat/1.png": b"cat one",
+    "cat/deep/2.jpg": b"cat two",
+    "dog/1.PNG": b"dog one",
+    "dog/notes.txt": b"not an image",
+    ".hidden/3.png": b"hidden",
+    "cat/.4.png": b"hidden too",
+    "loose.png": b"no class",
+}
+
+
+def make_zip(
+    path: Path, files: dict[str, bytes] = FILES, method: int = zipfile.ZIP_DEFLATED
+) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes] = FILES) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(params=["zip", "stored zip", "tar"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "tar":
+        return make_tar(tmp_path / "photos.tar")
+    method = zipfile.ZIP_STORED if request.param == "stored zip" else zipfile.ZIP_DEFLATED
+    return make_zip(tmp_path / "photos.zip", method=method)
+
+
+def test_an_archive_lists_as_the_folder_that_was_packed(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unpacked"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    packed, unpacked = load_image_folder(archive), load_image_folder(folder)
+    assert [Path(path).relative_to(archive) for path in packed.paths] == [
+        Path(path).relative_to(folder) for path in unpacked.paths
+    ]
+    assert packed.target.tolist() == unpacked.target.tolist()
+    assert packed.target_names == unpacked.target_names == ["cat", "dog"]
+    assert [Path(p).relative_to(archive) for p in find_images(archive)[0]] == [
+        Path(p).relative_to(folder) for p in find_images(folder)[0]
+    ]
+
+
+def test_a_folder_in_an_archive_is_a_folder(archive: Path) -> None:
+    paths, skipped = find_images(archive / "dog")
+    assert paths == [str(archive / "dog" / "1.PNG")]
+    assert skipped == [str(archive / "dog" / "notes.txt")]
+    with pytest.raises(InputError, match="No such folder in the archive"):
+        find_images(archive / "bird")
+
+
+def test_a_path_into_an_archive_reads_that_file(archive: Path) -> None:
+    for name, content in FILES.items():
+        assert read_content(archive / name) == content
+        assert read_content(str(archive / name)) == content
+    with pytest.raises(ImageDecodeError, match="no such file in the archive"):
+        read_content(archive / "cat" / "9.png")
+
+
+def test_a_manifest_may_name_images_in_an_archive_beside_it(archive: Path) -> None:
+    manifest = archive.parent / "list.csv"
+    manifest.write_text(f"path,label\n{archive.name}/cat/1.png,cat\n")
+    assert read_content(load_manifest(manifest).paths[0]) == FILES["cat/1.png"]
+
+
+def test_a_folder_that_is_named_like_an_archive_is_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "photos.zip"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"a file")
+    assert load_image_folder(folder).paths.tolist() == [str(folder / "cat" / "1.png")]
+    assert read_content(folder / "cat" / "1.png") == b"a file"
+    assert split_archive_path(folder / "cat" / "1.png") is None
+
+
+def test_an_archive_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "photos.zip", {"1.png": b"old"})
+    assert read_content(path / "1.png") == b"old"
+    replacement = make_zip(tmp_path / "other.zip", {"1.png": b"brand new"})
+    replacement.replace(path)
+    assert read_content(path / "1.png") == b"brand new"
+
+
+def test_many_threads_read_one_archive(archive: Path) -> None:
+    wrong: list[str] = []
+
+    def read(name: str) -> None:
+        for _ in range(50):
+            if read_content(archive / name) != FILES[name]:
+                wrong.append(name)
+
+    threads = [threading.Thread(target=read, args=(name,)) for name in FILES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_forked_process_reads_its_own_bytes(archive: Path) -> None:
+    open_archive(str(archive))
+    child = os.fork()
+    if child == 0:
+        right = all(
+            read_content(archive / name) == FILES[name] for name in FILES for _ in range(20)
+        )
+        os._exit(0 if right else 1)
+    assert all(read_content(archive / name) == FILES[name] for name in FILES for _ in range(20))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_names_that_climb_out_are_names_and_nothing_more(tmp_path: Path) -> None:
+    files = {"../outside.png": b"up", "/etc/shadow.png": b"root", "in.png": b"in"}
+    for archive in (make_zip(tmp_path / "a.zip", files), make_tar(tmp_path / "a.tar", files)):
+        before = sorted(tmp_path.parent.rglob("*"))
+        for path in find_images(archive)[0]:
+            read_content(path)
+        assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_links_and_devices_in_a_tar_are_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for kind, name in ((tarfile.SYMTYPE, "link.png"), (tarfile.CHRTYPE, "device.png")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+        member = tarfile.TarInfo("real.png")
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    assert list_members(str(path)) == ["real.png"]
+    with pytest.raises(ImageDecodeError):
+        read_content(path / "link.png")
+
+
+def test_a_member_above_the_limit_of_bytes_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_zip(tmp_path / "bomb.zip", {"zeros.png": bytes(50_000_000)})
+    assert path.stat().st_size < 100_000
+    from featx.images.archives import read_member
+
+    monkeypatch.setattr("featx.images.archives.ZipArchive.read", None)
+    with pytest.raises(ImageDecodeError, match="50,000,000 bytes are more than the limit"):
+        read_member(str(path), "zeros.png", "zeros.png", max_bytes=1_000_000)
+
+
+def test_a_member_whose_size_is_a_lie_is_refused_or_cut_to_what_was_stated(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"1.png": bytes(1_000_000)})
+    content = bytearray(path.read_bytes())
+    directory = content.rfind(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (100).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ImageDecodeError):
+        read_content(path / "1.png")
+
+
+def test_an_encrypted_member_is_refused_by_name(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"1.png": b"secret"})
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.find(signature) + offset] |= 1
+    path.write_bytes(content)
+    with pytest.raises(ImageDecodeError, match="encrypted"):
+        read_content(path / "1.png")
+
+
+@pytest.mark.parametrize("name", ["photos.tar.gz", "photos.tgz", "photos.tar.xz"])
+def test_a_compressed_tar_is_refused_with_a_way_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    for load in (load_image_folder, find_images):
+        with pytest.raises(InputError, match=r"unpack it, or make a \.zip"):
+            load(tmp_path / name)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_damaged_archive_gives_the_bytes_or_a_named_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    suffix = data.draw(st.sampled_from(["zip", "tar"]))
+    path = folder / f"a.{suffix}"
+    (make_zip if suffix == "zip" else make_tar)(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    messages = []
+    try:
+        for image in find_images(path)[0]:
+            try:
+                read_content(image)
+            except ImageDecodeError as error:
+                messages.append(str(error))
+    except InputError as error:
+        messages.append(str(error))
+    assert not any("\n" in message for message in messages)
+
+
+def test_an_embedder_takes_paths_into_archives(tmp_path: Path) -> None:
+    from featx import ImageEmbedder
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    path = make_zip(tmp_path / "photos.zip", {"cat/1.png": stream.getvalue()})
+    embedder = ImageEmbedder("timm/test_efficientnet", weights=None, device="cpu")
+    np.testing.assert_array_equal(
+        embedder.transform(find_images(path)[0]), embedder.transform([pixels])
+    )
