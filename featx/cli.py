@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,12 +69,15 @@ def embed(
     An image that cannot be read is a row with a null embedding and the reason; the exit code is
     then 1.
     """
-    paths, labels, further = _load_unlabelled(images, path_column, label_column)
+    found = _load_unlabelled(images, path_column, label_column)
     embedder = _make_embedder(backbone, device, cache).set_params(on_error="nan")
 
     from featx.export import export_embeddings
 
-    summary = export_embeddings(paths, out, embedder=embedder, labels=labels, further=further)
+    summary = export_embeddings(
+        found.paths, out, embedder=embedder, labels=found.labels, further=found.further
+    )
+    _report_skipped(found.skipped)
     _report_failures(summary.failures)
     if as_json:
         figures = {"rows": summary.rows, "dimension": summary.dimension}
@@ -129,6 +133,7 @@ def select(
         skip_unreadable=skip_unreadable,
     )
     files = selection.save(out)
+    _report_skipped([path for found in (train_images, test_images) for path in _skipped(found)])
     _report_failures(selection.failures)
     if as_json:
         _print_json(selection.summary() | {"files": [str(file) for file in files]})
@@ -150,21 +155,22 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Write path, label and probability of new images as CSV."""
-    paths, _, _ = _load_unlabelled(images, path_column, None)
+    found = _load_unlabelled(images, path_column, None)
 
     from featx.persistence import load_model
     from featx.prediction import predict_images, write_predictions
 
     predictions, failures = predict_images(
-        load_model(model), paths, skip_unreadable=skip_unreadable, cache=_parse_cache(cache)
+        load_model(model), found.paths, skip_unreadable=skip_unreadable, cache=_parse_cache(cache)
     )
+    _report_skipped(found.skipped)
     _report_failures(failures)
     if out is not None:
         write_predictions(predictions, out)
     if as_json:
         _print_json(predictions.to_dict("records"))
     elif out is None:
-        predictions.to_csv(sys.stdout, index=False)
+        typer.echo(predictions.to_csv(index=False), nl=False)
     else:
         typer.echo(f"{len(predictions)} predictions in {out}")
 
@@ -219,18 +225,26 @@ def _load_labelled(images: Path, path_column: str, label_column: str) -> Any:
     return load_image_folder(images)
 
 
-def _load_unlabelled(
-    images: Path, path_column: str, label_column: str | None
-) -> tuple[Any, Any | None, dict[str, list[Any]]]:
-    """Return the paths, the labels where there are, and the further columns of a table."""
+@dataclass(frozen=True)
+class _Found:
+    """Images to embed: paths, labels where there are, a table's further columns, the left out."""
+
+    paths: Any
+    labels: Any | None = None
+    further: dict[str, list[Any]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+def _load_unlabelled(images: Path, path_column: str, label_column: str | None) -> _Found:
     from featx.images.sources import find_images, load_manifest, load_path_list
 
     if images == _STANDARD_INPUT:
-        return load_path_list(sys.stdin.buffer), None, {}
+        return _Found(load_path_list(sys.stdin.buffer))
     if _is_table(images):
         table = load_manifest(images, path_column=path_column, label_column=label_column)
-        return table.data, table.target, table.further
-    return find_images(images)[0], None, {}
+        return _Found(table.data, table.target, table.further)
+    paths, skipped = find_images(images)
+    return _Found(paths, skipped=skipped)
 
 
 def _make_embedder(backbone: str, device: str, cache: str) -> ImageEmbedder:
@@ -241,6 +255,19 @@ def _make_embedder(backbone: str, device: str, cache: str) -> ImageEmbedder:
 
 def _parse_cache(cache: str) -> str | None:
     return None if cache == "none" else cache
+
+
+def _skipped(found: Any) -> list[str]:
+    return [] if found is None else found.get("skipped", [])
+
+
+def _report_skipped(skipped: Sequence[str]) -> None:
+    if skipped:
+        typer.echo(
+            f"Skipped, as hidden or no images by their names: {len(skipped)}, the first "
+            f"{skipped[0]!r}",
+            err=True,
+        )
 
 
 def _report_failures(failures: Sequence[DecodeFailure]) -> None:

@@ -66,12 +66,23 @@ def predict_images(
     unread = {failure.row for failure in extraction.failures}
     rows = [row for row in range(len(items)) if row not in unread]
     head, vectors = model[1:], extraction.vectors[rows]
-    columns = {"path": [describe_item(items[row]) for row in rows], "label": head.predict(vectors)}
+    labels = head.predict(vectors)
+    columns: dict[str, Any] = {
+        "path": [describe_item(items[row]) for row in rows],
+        "label": [_printable(label) for label in labels],
+    }
     if hasattr(head, "predict_proba"):
         # The label is the model's own; its probability is looked up by its class.
-        places = np.searchsorted(head.classes_, columns["label"])
+        places = np.searchsorted(head.classes_, labels)
         columns["probability"] = head.predict_proba(vectors)[np.arange(len(rows)), places]
     return pd.DataFrame(columns), extraction.failures
+
+
+def _printable(label: Any) -> Any:
+    # The name of a class folder may hold bytes that are no text; a table cannot.
+    if isinstance(label, str):
+        return label.encode("utf-8", "backslashreplace").decode("utf-8")
+    return label
 
 
 def write_predictions(predictions: pd.DataFrame, out: str | os.PathLike[str]) -> None:

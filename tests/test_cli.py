@@ -236,6 +236,22 @@ def test_embed_and_predict_take_an_archive_and_a_list_on_standard_input(
     assert len(featx("predict", model, "-").out.splitlines()) == 9
 
 
+def test_files_that_are_no_images_are_skipped_and_counted(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 4, "green": 4})
+    (folder / "red" / "notes.txt").write_text("no picture")
+    (folder / ".hidden").write_text("hidden")
+    for command in (
+        ("embed", folder, "--out", tmp_path / "photos.parquet"),
+        ("select", folder, "--out", tmp_path / "run", "--cv", 2, "--heads", "linear_svm"),
+        ("predict", tmp_path / "run" / "model.skops", folder),
+    ):
+        done = featx(*command)
+        assert done.code == 0
+        assert done.err.startswith("Skipped, as hidden or no images by their names: 2, the first")
+
+
 def test_predict_leaves_unreadable_images_out_only_when_asked(
     featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
