@@ -22,6 +22,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from featx import FeatxError, ImageEmbedder, head_search, load_image_folder
 
@@ -75,7 +76,8 @@ def compare(train_folder: Path, test_folder: Path) -> None:
 
     embedding_search = head_search(heads="all", embedder=ImageEmbedder(), cv=5, random_state=0)
     start = time.perf_counter()
-    embedding_search.fit(train.paths, train.target)
+    with threadpool_limits(1, user_api="blas"):  # the matrices are small
+        embedding_search.fit(train.paths, train.target)
     seconds = time.perf_counter() - start
     report("embeddings, selected head", embedding_search, test.paths, test.target, seconds)
 

@@ -61,6 +61,12 @@ def head_search(
     InputError
         When a head is not known, or the embedder would hand NaN rows to heads that refuse them.
 
+    Notes
+    -----
+    The heads' matrices are small, and the several threads that numerical libraries start for each
+    product can cost more than they save: with ``n_jobs`` above 1 joblib limits them, and otherwise
+    ``threadpoolctl.threadpool_limits(1, user_api="blas")`` around ``fit`` does.
+
     Examples
     --------
     >>> from featx import head_search
