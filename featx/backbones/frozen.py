@@ -25,20 +25,20 @@ class EmbeddingNetwork(nn.Module):
     the bytes to keep, to queue and to move to a device.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     def __init__(self, features: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.features = features
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
+        self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Map uint8 (n, 3, side, side) in RGB to float32 (n, dimension)."""
         # The order of the operations is that of the reference recipes: scale, centre, divide.
-        scaled = pixels.to(self.mean.dtype) / 255
-        return cast("torch.Tensor", self.features((scaled - self.mean) / self.std))
+        scaled = pixels.to(self.pixel_mean.dtype) / 255
+        return cast("torch.Tensor", self.features((scaled - self.pixel_mean) / self.pixel_std))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from featx.errors import InputError, did_you_mean
+from featx.images.silence import warnings_silenced
 
 if TYPE_CHECKING:
     from featx.backbones.frozen import FrozenBackbone
@@ -179,7 +180,9 @@ def export_onnx(backbone: FrozenBackbone, batch_size: int) -> bytes:
     """Return the backbone's network as a serialised ONNX graph for one batch shape."""
     side = backbone.preprocessing.image_size
     example = torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
-    program = torch.onnx.export(backbone.network, (example,), dynamo=True, verbose=False)
+    # What torch says to itself while it exports is nothing that a user could act on.
+    with warnings_silenced():
+        program = torch.onnx.export(backbone.network, (example,), dynamo=True, verbose=False)
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     graph: bytes = program.model_proto.SerializeToString()
