@@ -5,8 +5,10 @@ Only typer is imported at the top, so that ``featx --help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +18,7 @@ import typer
 from featx.errors import FeatxError, ImageDecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from featx.embedder import ImageEmbedder
     from featx.errors import DecodeFailure
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _WIDTH_OF_A_PIPE = 1000
 _STANDARD_INPUT = Path("-")
+_LABEL = "label"
 
 app = typer.Typer(
     help="Images become the embeddings of a frozen, pretrained CNN, ready for scikit-learn.",
@@ -60,7 +63,7 @@ def embed(
     cache: Cache = "auto",
     path_column: PathColumn = "path",
     label_column: Annotated[
-        str | None, typer.Option(help="The table's column of labels; none by default.")
+        str | None, typer.Option(help="The table's column of labels; 'label' if there is one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -109,7 +112,7 @@ def select(
     cache: Cache = "auto",
     skip_unreadable: SkipUnreadable = False,
     path_column: PathColumn = "path",
-    label_column: LabelColumn = "label",
+    label_column: LabelColumn = _LABEL,
     as_json: AsJson = False,
 ) -> None:
     """Choose the best head by cross-validation, score it on held-out images, and save it.
@@ -122,19 +125,26 @@ def select(
     from featx.selection.selection import check_output_folder, select_model
 
     check_output_folder(out)
-    selection = select_model(
-        train_images,
-        test_images,
-        heads=heads if heads == "all" else [name.strip() for name in heads.split(",")],
-        embedder=_make_embedder(backbone, device, cache),
-        cv=folds,
-        n_jobs=jobs,
-        random_state=seed,
-        skip_unreadable=skip_unreadable,
-    )
+    with _advice_on_unreadable(skip_unreadable):
+        selection = select_model(
+            train_images,
+            test_images,
+            heads=heads if heads == "all" else [name.strip() for name in heads.split(",")],
+            embedder=_make_embedder(backbone, device, cache),
+            cv=folds,
+            n_jobs=jobs,
+            random_state=seed,
+            skip_unreadable=skip_unreadable,
+        )
     files = selection.save(out)
     _report_skipped([path for found in (train_images, test_images) for path in _skipped(found)])
     _report_failures(selection.failures)
+    if selection.shared_images:
+        typer.echo(
+            f"Held-out images that are also in the training set: {selection.shared_images}; the "
+            "held-out accuracy is too high by them",
+            err=True,
+        )
     if as_json:
         _print_json(selection.summary() | {"files": [str(file) for file in files]})
     else:
@@ -149,6 +159,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="The CSV file to write; stdout by default.")
     ] = None,
+    device: Device = "auto",
     cache: Cache = "auto",
     skip_unreadable: SkipUnreadable = False,
     path_column: PathColumn = "path",
@@ -157,12 +168,20 @@ def predict(
     """Write path, label and probability of new images as CSV."""
     found = _load_unlabelled(images, path_column, None)
 
+    from featx.files import output_file
     from featx.persistence import load_model
     from featx.prediction import predict_images, write_predictions
 
-    predictions, failures = predict_images(
-        load_model(model), found.paths, skip_unreadable=skip_unreadable, cache=_parse_cache(cache)
-    )
+    if out is not None:
+        output_file(out)  # refused before the work
+    with _advice_on_unreadable(skip_unreadable):
+        predictions, failures = predict_images(
+            load_model(model),
+            found.paths,
+            skip_unreadable=skip_unreadable,
+            device=device,
+            cache=_parse_cache(cache),
+        )
     _report_skipped(found.skipped)
     _report_failures(failures)
     if out is not None:
@@ -236,13 +255,18 @@ class _Found:
 
 
 def _load_unlabelled(images: Path, path_column: str, label_column: str | None) -> _Found:
+    from featx.images.folders import IMAGE_SUFFIXES
     from featx.images.sources import find_images, load_manifest, load_path_list
 
     if images == _STANDARD_INPUT:
         return _Found(load_path_list(sys.stdin.buffer))
-    if _is_table(images):
+    if _is_table(images) and images.suffix.lower() not in IMAGE_SUFFIXES:
         table = load_manifest(images, path_column=path_column, label_column=label_column)
-        return _Found(table.data, table.target, table.further)
+        # A table whose labels are where select looks for them has them, asked for or not.
+        labels = table.further.pop(_LABEL, None) if label_column is None else table.target
+        return _Found(table.data, labels, table.further)
+    if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
+        return _Found([str(images)])
     paths, skipped = find_images(images)
     return _Found(paths, skipped=skipped)
 
@@ -255,6 +279,17 @@ def _make_embedder(backbone: str, device: str, cache: str) -> ImageEmbedder:
 
 def _parse_cache(cache: str) -> str | None:
     return None if cache == "none" else cache
+
+
+@contextmanager
+def _advice_on_unreadable(skip_unreadable: bool) -> Iterator[None]:
+    try:
+        yield
+    except ImageDecodeError as error:
+        if skip_unreadable:
+            raise
+        reason = f"{error.reason}; --skip-unreadable goes on without such images"
+        raise ImageDecodeError(error.source, reason, error.row) from error
 
 
 def _skipped(found: Any) -> list[str]:
@@ -326,11 +361,12 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def main() -> None:
     """Run the command line: 0 is success, 2 a fault in what was asked for, 1 any other."""
+    # A terminal that cannot show a character shows a question mark, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
-    except ImageDecodeError as error:
-        typer.echo(f"Error: {error}; --skip-unreadable goes on without such images", err=True)
-        sys.exit(2)
     except FeatxError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from importlib.metadata import version
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +83,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         32 hexadecimal digits that name everything that can change a vector.
     n_features_out_ : int
         Length of an embedding.
+    execution_ : str
+        What computes, and on what kind of device, such as ``"onnx on cpu"``.
     failures_ : tuple of DecodeFailure
         Row, path and reason of each image that `fit_transform` could not read. Set by
         `fit_transform` only; after `transform` they are in the warning's ``failures``.
@@ -163,6 +166,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             )
         backbone, plan = self._prepare()
         self.fingerprint_ = _fingerprint(backbone, plan)
+        self.execution_ = plan.description
         self.n_features_out_ = backbone.dimension
         return self
 
@@ -263,7 +267,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         -------
         ndarray of str objects, shape (n_features_out_,)
         """
-        dimension = self._prepare()[0].dimension
+        backbone, plan = self._prepare()
+        self._check_fresh(_fingerprint(backbone, plan), plan)
+        dimension = backbone.dimension
         width = len(str(dimension - 1))
         names = [f"{self.backbone}_{column:0{width}d}" for column in range(dimension)]
         return np.asarray(names, dtype=object)
@@ -288,6 +294,11 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             | {name: version(name) for name in _PACKAGES_OF_A_VECTOR},
         }
 
+    def keeps_embeddings(self) -> bool:
+        """Return whether what is computed is found again: there is a cache, and it can be used."""
+        cache = _open_cache(self.cache)
+        return cache is not None and cache.is_writable()
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
@@ -306,6 +317,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             hint = did_you_mean(str(self.on_error), ERROR_POLICIES)
             raise InputError(f"Got on_error={self.on_error!r} but expected 'raise' or 'nan'{hint}")
         check_progress(self.progress)
+        _open_cache(self.cache)
+        _choose_num_workers(self.num_workers)
         plan = plan_execution(self.runtime, self.device, self.batch_size)
         backbone = load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
         return backbone, plan
@@ -313,11 +326,12 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     def _check_fresh(self, fingerprint: str, plan: ExecutionPlan) -> None:
         fitted = getattr(self, "fingerprint_", fingerprint)
         if fitted != fingerprint:
+            before = getattr(self, "execution_", "unknown")
             raise StaleEmbedderError(
-                f"This ImageEmbedder was fitted with fingerprint {fitted} but now computes "
-                f"{fingerprint} (backbone {self.backbone!r}, runtime {plan.runtime!r} on "
-                f"{plan.device_type}): its vectors would differ from those it was fitted with; "
-                "restore its parameters, or call fit again"
+                f"This ImageEmbedder was fitted with {before} (fingerprint {fitted}) but here and "
+                f"now it is {self.backbone!r} with {plan.description} (fingerprint {fingerprint}), "
+                "so its vectors would differ from those it was fitted with; restore its parameters "
+                "or use the same kind of device, or else call fit again"
             )
 
 
@@ -346,11 +360,11 @@ def _choose_num_workers(num_workers: Any) -> int:
     if num_workers is None:
         # joblib lowers this number in its workers, so that they do not crowd each other.
         return torch.get_num_threads()
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+    if isinstance(num_workers, bool) or not isinstance(num_workers, Integral) or num_workers < 0:
         raise InputError(
             f"Got num_workers={num_workers!r} but expected None or a whole number of at least 0"
         )
-    return num_workers
+    return int(num_workers)
 
 
 def _refuse_all_failed(extraction: Extraction) -> None:

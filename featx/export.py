@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from featx.embedder import ImageEmbedder
 from featx.errors import InputError
+from featx.files import output_file
 from featx.images.sources import as_image_list
-from featx.store.parquet import write_embeddings
+from featx.store.parquet import check_further_names, write_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +76,9 @@ def export_embeddings(
     >>> summary.rows, table.data.shape, table.provenance["backbone"]
     (2, (2, 1280), 'efficientnet_lite0')
     """
+    # What can be refused is refused before hours of work.
+    target = output_file(out)
+    check_further_names(further or ())
     items = as_image_list(images)
     if labels is not None and len(labels) != len(items):
         raise InputError(
@@ -84,7 +88,7 @@ def export_embeddings(
     extraction = embedder.extract(items)
     reasons = {failure.row: failure.reason for failure in extraction.failures}
     write_embeddings(
-        out,
+        target,
         extraction.vectors,
         paths=[item if isinstance(item, str | os.PathLike) else None for item in items],
         labels=labels,

@@ -60,7 +60,8 @@ def predict_images(
     embedder = clone(fitted).set_params(
         on_error="nan" if skip_unreadable else "raise", **embedder_params
     )
-    embedder.fingerprint_ = fitted.fingerprint_  # a clone of other vectors must still be refused
+    # A clone that would compute other vectors must still be refused.
+    embedder.fingerprint_, embedder.execution_ = fitted.fingerprint_, fitted.execution_
     items = as_image_list(images)
     extraction = embedder.extract(items)
     unread = {failure.row for failure in extraction.failures}

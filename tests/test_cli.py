@@ -54,7 +54,7 @@ def test_select_then_predict_from_a_folder(
     featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     train = make_image_folder({"red": 8, "green": 8})
-    test = make_image_folder({"red": 3, "green": 3}, name="test")
+    test = make_image_folder({"red": 3, "green": 3}, name="test", seed=1)
     done = featx(
         "select", train, "--test", test, "--out", tmp_path / "run", "--cv", 2, "--heads",
         "linear_svm,k_nearest_neighbors",
@@ -236,6 +236,83 @@ def test_embed_and_predict_take_an_archive_and_a_list_on_standard_input(
     assert len(featx("predict", model, "-").out.splitlines()) == 9
 
 
+def test_the_labels_of_a_table_are_exported_without_being_asked_for(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 2})
+    (folder / "list.csv").write_text("path,label,note\nred/000.png,a,x\nred/001.png,b,y\n")
+    out = tmp_path / "photos.parquet"
+    assert featx("embed", folder / "list.csv", "--out", out).code == 0
+    assert read_embeddings(out).target.tolist() == ["a", "b"]
+    assert read_embeddings(out).further == {"note": ["x", "y"]}
+    (folder / "list.csv").write_text("path,digest\nred/000.png,a\n")
+    done = featx("embed", folder / "list.csv", "--out", tmp_path / "other.parquet")
+    assert done.code == 2
+    assert "'digest'" in done.err
+
+
+def test_two_images_a_class_are_enough_for_two_folds(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 2, "green": 2})
+    done = featx("select", folder, "--out", tmp_path / "run", "--cv", 2)
+    assert done.code == 0, done.err
+    single = folder / "red" / "000.png"
+    done = featx("predict", tmp_path / "run" / "model.skops", single)
+    assert done.out.splitlines()[1].startswith(str(single))
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    featx: Callable[..., Outcome],
+    make_image_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = make_image_folder({"red": 6, "green": 6})
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("featx.embedder.ImageEmbedder.extract", None)
+    for command in (
+        ("select", folder, "--out", tmp_path / "file"),
+        ("select", folder, "--out", tmp_path / "file" / "run"),
+        ("embed", folder, "--out", tmp_path / "absent" / "photos.parquet"),
+        ("embed", folder, "--out", tmp_path),
+        ("predict", tmp_path / "no.skops", folder, "--out", tmp_path / "absent" / "a.csv"),
+    ):
+        done = featx(*command)
+        assert done.code == 2, done.err
+        assert len(done.err.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_second_selection_leaves_no_file_of_the_first_beside_its_own(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 4, "green": 4})
+    command = (
+        "select",
+        folder,
+        "--out",
+        tmp_path / "a" / "run",
+        "--cv",
+        2,
+        "--heads",
+        "linear_svm",
+    )
+    done = featx(*command, "--test", folder)
+    assert done.code == 0
+    assert "Held-out images that are also in the training set: 8" in done.err
+    (tmp_path / "a" / "run" / "notes.txt").write_text("mine")
+    assert featx(*command).code == 0
+    names = {path.name for path in (tmp_path / "a" / "run").iterdir()}
+    assert names == {
+        "model.skops",
+        "cv_results.csv",
+        "summary.json",
+        "embeddings.parquet",
+        "notes.txt",
+    }
+
+
 def test_files_that_are_no_images_are_skipped_and_counted(
     featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -308,7 +385,7 @@ def bad_input(make_image_folder: Callable[..., Path], tmp_path: Path) -> dict[st
         ("an empty folder", ["empty"]),
         ("no images", ["notes"]),
         ("one class only", ["'red'", "at least 2"]),
-        ("fewer images than folds", ["'green'", "3 images", "at least 5"]),
+        ("fewer images than folds", ["class 'green' of 3 images", "at least 5"]),
         ("no such column", ["'label'", "did you mean 'lable'"]),
         ("unknown backbone", ["did you mean 'efficientnet_lite0'"]),
         ("unknown head", ["did you mean 'logistic_regression'"]),
@@ -331,6 +408,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2_and_leaves_nothing(
     assert done.err.startswith("Error: ")
     for part in parts:
         assert part in done.err
+    assert "np." not in done.err
     assert sorted(tmp_path.rglob("*")) == before
 
 

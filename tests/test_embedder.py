@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,7 @@ def test_tags_say_what_the_input_is() -> None:
         ("image_size", True, "whole number of pixels"),
         ("device", "gpu7", "torch device"),
         ("device", "cuda:99", "CUDA devices"),
+        ("device", "meta", "holds no numbers"),
         ("batch_size", 0, "at least 1"),
         ("batch_size", 2.5, "at least 1"),
         ("runtime", "onxx", "did you mean 'onnx'"),
@@ -186,11 +188,37 @@ def test_a_wrong_parameter_is_refused_by_name_and_value(
 ) -> None:
     images = [np.zeros((8, 8, 3), np.uint8)]
     with pytest.raises(FeatxError) as caught:
-        ImageEmbedder(**{**TINY, parameter: value}).fit_transform(images)
+        ImageEmbedder(**{**TINY, parameter: value}).fit(images)
     message = str(caught.value)
     assert f"{parameter}={value!r}" in message
     assert part in message
     assert "\n" not in message
+
+
+def test_numbers_that_numpy_drew_are_numbers() -> None:
+    params = {"batch_size": np.int64(4), "num_workers": np.int64(1), "image_size": np.int64(96)}
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    drawn = ImageEmbedder(**{**TINY, **params}).fit_transform(images)
+    plain = {name: int(value) for name, value in params.items()}
+    np.testing.assert_array_equal(drawn, ImageEmbedder(**{**TINY, **plain}).transform(images))
+
+
+def test_an_image_size_that_the_network_cannot_take_is_named() -> None:
+    embedder = ImageEmbedder(**TINY | {"backbone": "timm/test_vit"}, image_size=17)
+    with pytest.raises(InputError, match="image_size=17 cannot be exported"):
+        embedder.transform(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_a_failed_run_leaves_no_thread_behind(photos: Bunch, broken: Path) -> None:
+    kept = []
+    before = threading.active_count()
+    for _ in range(5):
+        try:
+            ImageEmbedder(**TINY, num_workers=2).transform(photos.paths)
+        except ImageDecodeError as error:
+            kept.append(error)  # with its traceback, as a notebook keeps it
+    assert len(kept) == 5
+    assert threading.active_count() == before
 
 
 def test_no_images_and_unequal_labels_are_refused(photos: Bunch) -> None:
@@ -205,8 +233,9 @@ def test_no_images_and_unequal_labels_are_refused(photos: Bunch) -> None:
 def test_a_fitted_embedder_refuses_to_compute_other_vectors(photos: Bunch) -> None:
     embedder = ImageEmbedder(**TINY).fit(photos.paths)
     embedder.set_params(image_size=96)
-    with pytest.raises(StaleEmbedderError, match="call fit again"):
-        embedder.transform(photos.paths)
+    for method in (embedder.transform, embedder.get_feature_names_out):
+        with pytest.raises(StaleEmbedderError, match=r"fitted with onnx on cpu.*call fit again"):
+            method(photos.paths)
     embedder.fit(photos.paths).transform(photos.paths)
 
 

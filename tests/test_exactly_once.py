@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from featx import ImageEmbedder, load_image_folder
 from featx.extraction.runtime import OnnxRuntime
+from featx.selection.selection import select_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +78,66 @@ def test_five_folds_over_five_candidates_cost_one_forward_per_image(
     search_over(5, 1).fit(photos.paths, photos.target)
     assert sum(forwards) == 0, "a second session computes nothing"
     assert sum(stored_rows(private_cache).values()) == 300
+
+
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
+def test_other_backends_of_joblib_share_the_work_in_a_fresh_process(
+    make_image_folder: Callable[..., Path], private_cache: Path, backend: str
+) -> None:
+    """In a process of its own, because building a network in several threads is what can fail."""
+    folder = make_image_folder({"red": 20, "green": 20})
+    code = f"""
+import joblib
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from featx import ImageEmbedder, load_image_folder
+photos = load_image_folder({str(folder)!r})
+embedder = ImageEmbedder(**{TINY!r})
+for _ in range(2):  # the second time, the parent may have embedded already
+    with joblib.parallel_config(backend={backend!r}, n_jobs=2):
+        cross_val_score(make_pipeline(embedder, LogisticRegression()), photos.paths, photos.target)
+    embedder.transform(photos.paths[:1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert stored_rows(private_cache) == Counter(dict.fromkeys(stored_rows(private_cache), 1))
+    assert len(stored_rows(private_cache)) == 40
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_a_forked_child_embeds_after_its_parent_has(
+    make_image_folder: Callable[..., Path], runtime: str
+) -> None:
+    folder = make_image_folder({"red": 4})
+    code = f"""
+import os
+from featx import ImageEmbedder, load_image_folder
+paths = load_image_folder({str(folder)!r}).paths
+embedder = ImageEmbedder(**{TINY!r}, runtime={runtime!r}, cache=None)
+expected = embedder.transform(paths)
+child = os.fork()
+if child == 0:
+    os._exit(0 if abs(embedder.transform(paths) - expected).max() < 1e-4 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=180
+    )
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("cache", ["none", "unusable"])
+def test_a_selection_without_a_cache_still_costs_one_forward_per_image(
+    make_image_folder: Callable[..., Path], forwards: list[int], tmp_path: Path, cache: str
+) -> None:
+    photos = load_image_folder(make_image_folder({"red": 10, "green": 10}))
+    (tmp_path / "file").write_text("where the folder should be")
+    embedder = ImageEmbedder(**TINY, cache=None if cache == "none" else tmp_path / "file")
+    selection = select_model(photos, heads=["linear_svm"], embedder=embedder, cv=2)
+    assert sum(forwards) == 20
+    assert selection.model.steps[0][1].cache == embedder.cache
+    assert selection.search.best_estimator_.steps[0][1].cache == embedder.cache
 
 
 def test_without_a_cache_the_same_search_would_cost_26_forwards_per_image(

@@ -100,7 +100,8 @@ class FrozenBackbone:
         -------
         str
             Two fingerprints are equal exactly when all of these, the weights, the layer, the
-            pooling, the views and the preprocessing are.
+            pooling, the views and the preprocessing are. Versions of packages, which can move a
+            vector by a rounding step, stand in the provenance of an export instead.
         """
         recipe = self.describe() | {
             "runtime": runtime,

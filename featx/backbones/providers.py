@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,12 +63,19 @@ def load_backbone(
         raise InputError(f"Got backbone={name!r} but expected the name of a network")
     if weights not in ("default", None):
         raise InputError(f"Got weights={weights!r} but expected 'default' or None")
-    is_whole = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if image_size is not None and not (is_whole and image_size >= 1):
-        raise InputError(
-            f"Got image_size={image_size!r} but expected a whole number of pixels or None"
-        )
-    return _load_backbone(name, weights, image_size)
+    if image_size is not None:
+        is_whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
+        if not is_whole or image_size < 1:
+            raise InputError(
+                f"Got image_size={image_size!r} but expected a whole number of pixels or None"
+            )
+        image_size = int(image_size)
+    with _loading:
+        return _load_backbone(name, weights, image_size)
+
+
+# Random weights are drawn under torch's one seed, and a network is loaded once for all threads.
+_loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from featx.images.sources import describe_item, read_content
 from featx.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from typing import Any
 
     import torch
@@ -105,8 +106,11 @@ class Extractor:
         digests, unreadable = self._digest(items)
         work = _Work(items, digests, self._backbone.dimension)
         if self._table is None:
-            with progress_bar("Embedding", len(work.missing), self._progress) as advance:
-                for keys, _ in self._forward(list(work.missing), work):
+            with (
+                progress_bar("Embedding", len(work.missing), self._progress) as advance,
+                closing(self._forward(list(work.missing), work)) as computed,
+            ):
+                for keys, _ in computed:
                     advance(len(keys))
         else:
             self._fill_through(self._table, work)
@@ -125,16 +129,17 @@ class Extractor:
         digests: list[bytes | None] = []
         unreadable: dict[int, str] = {}
         rows = range(len(items))
-        for row, outcome in load_in_order(
-            rows, digest, num_workers=self._num_workers, ahead=DIGESTS_AHEAD
-        ):
-            if isinstance(outcome, ImageDecodeError):
+        with closing(
+            load_in_order(rows, digest, num_workers=self._num_workers, ahead=DIGESTS_AHEAD)
+        ) as outcomes:
+            for row, outcome in outcomes:
+                if not isinstance(outcome, ImageDecodeError):
+                    digests.append(outcome)
+                    continue
                 if self._stop_at_failure:
                     raise ImageDecodeError(outcome.source, outcome.reason, row) from outcome
                 unreadable[row] = outcome.reason
                 digests.append(None)
-            else:
-                digests.append(outcome)
         return digests, unreadable
 
     def _fill_through(self, table: EmbeddingTable, work: _Work) -> None:
@@ -143,8 +148,11 @@ class Extractor:
             _collect(session, work)
             with progress_bar("Embedding", len(work.missing), self._progress) as advance:
                 while work.missing:
-                    with _OpenClaims(session) as claims:
-                        for keys, vectors in self._forward(claims.digests(), work):
+                    with (
+                        _OpenClaims(session) as claims,
+                        closing(self._forward(claims.digests(), work)) as computed,
+                    ):
+                        for keys, vectors in computed:
                             claims.finish(keys, vectors)
                             advance(len(keys))
                     # What is left is being computed by others: theirs to compute, ours to await.
@@ -153,7 +161,7 @@ class Extractor:
 
     def _forward(
         self, digests: Iterable[bytes], work: _Work
-    ) -> Iterator[tuple[list[bytes], np.ndarray]]:
+    ) -> Generator[tuple[list[bytes], np.ndarray]]:
         """Run the network over the images of some digests and place the vectors.
 
         What is yielded, batch by batch, are the digests that are done and the vectors of those
@@ -175,17 +183,20 @@ class Extractor:
             image_size=self._backbone.preprocessing.image_size,
             num_workers=self._num_workers,
         )
-        for batch in batches:
-            for digest, error in batch.failures:
-                if self._stop_at_failure:
-                    row = work.row(digest)
-                    raise ImageDecodeError(error.source, error.reason, row) from error
-                work.fail(digest, error.reason)
-            # Built at the first batch, so that nothing is built where all is in the cache.
-            runtime = open_runtime(self._backbone, self._plan)
-            vectors = runtime.run(batch.pixels)[: len(batch.keys)]
-            work.place(batch.keys, vectors)
-            yield batch.keys + [digest for digest, _ in batch.failures], vectors
+        # Closed at once when something goes wrong: an exception that somebody keeps would otherwise
+        # keep the decoding threads.
+        with closing(batches):
+            for batch in batches:
+                for digest, error in batch.failures:
+                    if self._stop_at_failure:
+                        row = work.row(digest)
+                        raise ImageDecodeError(error.source, error.reason, row) from error
+                    work.fail(digest, error.reason)
+                # Built at the first batch, so that nothing is built where all is in the cache.
+                runtime = open_runtime(self._backbone, self._plan)
+                vectors = runtime.run(batch.pixels)[: len(batch.keys)]
+                work.place(batch.keys, vectors)
+                yield batch.keys + [digest for digest, _ in batch.failures], vectors
 
 
 def _collect(session: Session, work: _Work) -> int:

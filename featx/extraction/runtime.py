@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import threading
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -43,6 +46,11 @@ class ExecutionPlan:
     def device_type(self) -> str:
         """The kind of device, without its number."""
         return torch.device(self.device).type
+
+    @property
+    def description(self) -> str:
+        """What computes, and on what kind of device."""
+        return f"{self.runtime} on {self.device_type}"
 
 
 def plan_execution(
@@ -94,6 +102,8 @@ def _choose_device(device: str) -> torch.device:
         raise InputError(
             f"Got device={device!r} but expected 'auto', 'cpu', 'cuda' or another torch device"
         ) from error
+    if chosen.type == "meta":
+        raise InputError(f"Got device={device!r}, which holds no numbers; expected 'auto' or 'cpu'")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"Got device={device!r} but torch sees {torch.cuda.device_count()} CUDA devices here"
@@ -104,11 +114,11 @@ def _choose_device(device: str) -> torch.device:
 def _choose_batch_size(batch_size: int | str, on_cpu: bool) -> int:
     if batch_size == "auto":
         return 32 if on_cpu else 128
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
         raise InputError(
             f"Got batch_size={batch_size!r} but expected 'auto' or a whole number of at least 1"
         )
-    return batch_size
+    return int(batch_size)
 
 
 def open_runtime(backbone: FrozenBackbone, plan: ExecutionPlan) -> Runtime:
@@ -126,20 +136,46 @@ def open_runtime(backbone: FrozenBackbone, plan: ExecutionPlan) -> Runtime:
     Runtime
         Ready to run batches of ``plan.batch_size`` images.
     """
-    return _open_runtime(backbone, plan, torch.get_num_threads())
+    with _building:
+        return _open_runtime(backbone, plan, torch.get_num_threads(), os.getpid())
 
 
-# The threads are part of the key because a session of ONNX Runtime keeps the number it was opened
-# with, while a worker of joblib may lower it later.
+# torch's exporter is not made for several threads at once, and one runtime is enough for all.
+_building = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    """Make the network usable in a forked child, where the parent's threads do not exist.
+
+    OpenMP would wait for them for ever, so torch computes in the only thread that there is; and a
+    lock that another thread of the parent held would never be released.
+    """
+    global _building
+    _building = threading.Lock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# Threads and process are part of the key: a session of ONNX Runtime keeps the number of threads it
+# was opened with, while a worker of joblib may lower it later, and a forked child has none of them.
 @functools.lru_cache(maxsize=4)
-def _open_runtime(backbone: FrozenBackbone, plan: ExecutionPlan, threads: int) -> Runtime:
+def _open_runtime(
+    backbone: FrozenBackbone, plan: ExecutionPlan, threads: int, _process: int
+) -> Runtime:
     if plan.runtime == "onnx":
         return OnnxRuntime(backbone, plan.batch_size, threads)
     return TorchRuntime(backbone, plan.device)
 
 
 class TorchRuntime:
-    """The network itself, in torch: the reference that every other runtime is measured against."""
+    """The network itself, in torch: the reference that every other runtime is measured against.
+
+    On a CPU its rows are equal bit for bit for one number of threads; another number moves small
+    batches by about 1e-6.
+    """
 
     def __init__(self, backbone: FrozenBackbone, device: str) -> None:
         self._device = torch.device(device)
@@ -177,12 +213,24 @@ class OnnxRuntime:
 
 
 def export_onnx(backbone: FrozenBackbone, batch_size: int) -> bytes:
-    """Return the backbone's network as a serialised ONNX graph for one batch shape."""
+    """Return the backbone's network as a serialised ONNX graph for one batch shape.
+
+    Raises
+    ------
+    InputError
+        When the network cannot be exported, or not at this size of images.
+    """
     side = backbone.preprocessing.image_size
     example = torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
     # What torch says to itself while it exports is nothing that a user could act on.
-    with warnings_silenced():
-        program = torch.onnx.export(backbone.network, (example,), dynamo=True, verbose=False)
+    try:
+        with warnings_silenced():
+            program = torch.onnx.export(backbone.network, (example,), dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(
+            f"{backbone.name} with image_size={side} cannot be exported to ONNX; choose "
+            "runtime='torch', or another image_size"
+        ) from error
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     graph: bytes = program.model_proto.SerializeToString()

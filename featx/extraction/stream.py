@@ -13,7 +13,7 @@ import torch
 from featx.errors import ImageDecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -59,7 +59,7 @@ def stream_batches(
     batch_size: int,
     image_size: int,
     num_workers: int,
-) -> Iterator[Batch[Key]]:
+) -> Generator[Batch[Key]]:
     """Load images in threads and yield them in order, in batches of one shape.
 
     Threads serve because decoding and resizing release the GIL. Keys are drawn only as far ahead

@@ -139,6 +139,8 @@ def _required(column: str, header: Sequence[str], rows: Sequence[Row], table: Pa
 def _as_text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # a column of whole numbers with a gap is stored as floats
     return str(value)
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 MAX_RESIZED_PIXELS = 2**25
 """The largest width x height an image may be resized to: 100 MB of pixels."""
 
+PIXELS_VERSION = 1
+"""Rises whenever decoding or resizing comes to give other pixels for the same file: it is part of
+every fingerprint, so that no cache can mix the two."""
+
 INTERPOLATIONS = ("bicubic", "bilinear")
 
 
@@ -120,6 +124,7 @@ class Preprocessing:
         [0.5, 0.5, 0.5]
         """
         return {
+            "pixels": PIXELS_VERSION,
             "image_size": self.image_size,
             "resize": self.resize,
             "interpolation": self.interpolation,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +31,21 @@ from featx.selection.search import head_search
 from featx.store.parquet import write_embeddings
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sklearn.model_selection import GridSearchCV
 
     from featx.errors import DecodeFailure
+
+
+# What a selection may write.
+_FILES = (
+    "model.skops",
+    "cv_results.csv",
+    "summary.json",
+    "embeddings.parquet",
+    "test_embeddings.parquet",
+)
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,14 @@ class Selection:
         """The images that were left out of either set."""
         return self.train.failures + (() if self.test is None else self.test.failures)
 
+    @property
+    def shared_images(self) -> int:
+        """How many images of the test set are, byte for byte, also in the training set."""
+        if self.test is None:
+            return 0
+        known = set(self.train.digests)
+        return sum(digest in known for digest in self.test.digests)
+
     def summary(self) -> dict[str, Any]:
         """Return the figures as plain JSON types."""
         best = self.scores.iloc[0]
@@ -136,6 +155,7 @@ class Selection:
             summary |= {
                 "test_images": self.held_out.total,
                 "test_unreadable": len(self.test.failures),
+                "test_images_also_in_train": self.shared_images,
                 "test_accuracy": self.held_out.accuracy,
                 "test_accuracy_95_low": low,
                 "test_accuracy_95_high": high,
@@ -143,12 +163,15 @@ class Selection:
         return summary
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write the model, the scores and the embeddings; either all files are written, or none.
+        """Write the model, the scores and the embeddings.
+
+        Every file is complete before the first one takes its place.
 
         Parameters
         ----------
         folder : path
-            Made where it is missing; files of the same names in it are replaced.
+            Made where it is missing; the files of an earlier selection in it are replaced, or
+            removed where this one has none of that name.
 
         Returns
         -------
@@ -158,29 +181,44 @@ class Selection:
         """
         target = Path(folder)
         check_output_folder(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        made = [parent for parent in (target, *target.parents) if not parent.exists()]
+        target.mkdir(parents=True, exist_ok=True)
+        # Inside the target: the folder above it may not be ours to write.
+        partial = Path(tempfile.mkdtemp(dir=target, prefix=".partial-"))
         try:
-            provenance = self.model.steps[0][1].get_provenance()
-            save_model(self.model, partial / "model.skops")
-            pd.DataFrame(self.search.cv_results_).to_csv(partial / "cv_results.csv", index=False)
-            summary = json.dumps(self.summary(), indent=2)
-            (partial / "summary.json").write_text(summary + "\n", encoding="utf-8")
-            self.train.save(partial / "embeddings.parquet", provenance)
-            if self.test is not None:
-                self.test.save(partial / "test_embeddings.parquet", provenance)
-            target.mkdir(exist_ok=True)
-            return [
-                Path(shutil.move(file, target / file.name)) for file in sorted(partial.iterdir())
-            ]
-        finally:
+            self._write(partial)
+            files = {file.name: file for file in partial.iterdir()}
+            for name in _FILES:
+                if name in files:
+                    files[name].replace(target / name)
+                else:
+                    (target / name).unlink(missing_ok=True)
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:
+                parent.rmdir()
+            raise
+        partial.rmdir()
+        return [target / name for name in _FILES if name in files]
+
+    def _write(self, folder: Path) -> None:
+        provenance = self.model.steps[0][1].get_provenance()
+        save_model(self.model, folder / "model.skops")
+        pd.DataFrame(self.search.cv_results_).to_csv(folder / "cv_results.csv", index=False)
+        summary = json.dumps(self.summary(), indent=2)
+        (folder / "summary.json").write_text(summary + "\n", encoding="utf-8")
+        self.train.save(folder / "embeddings.parquet", provenance)
+        if self.test is not None:
+            self.test.save(folder / "test_embeddings.parquet", provenance)
 
 
 def check_output_folder(folder: Path) -> None:
     """Raise InputError where results cannot go, before any work is done."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"Got {folder} to write results into, but it is a file; give a folder")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"Got {folder} to write results into, but {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"Got {folder} to write results into, but {existing} cannot be written")
 
 
 def select_model(
@@ -227,18 +265,21 @@ def select_model(
     check_classes(train.target, cv)
     if test is not None:
         _check_test_labels(train.target, test.target)
-    # Every image is embedded before the search: unreadable ones are met before hours of fitting,
-    # and the progress bar runs once. The search finds the embeddings in the cache.
-    train_set = _embed(train, embedder, skip_unreadable)
-    test_set = None if test is None else _embed(test, embedder, skip_unreadable)
-    check_classes(train_set.labels, cv)
-    largest_fold = math.ceil(len(train_set.labels) / cv)
-    _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
-    candidates = len(ParameterGrid(search.param_grid))
-    work = f"Cross-validating {candidates} candidates over {cv} folds"
-    # The heads' matrices are small: several threads for each product cost more than they save.
-    with threadpool_limits(1, user_api="blas"), busy_line(work, embedder.progress):
-        search.fit(train_set.paths, train_set.labels)
+    with _kept_embeddings(embedder) as cached:
+        # Every image is embedded before the search: unreadable ones are met before hours of
+        # fitting, and the progress bar runs once. The search finds the embeddings in the cache.
+        train_set = _embed(train, cached, skip_unreadable)
+        test_set = None if test is None else _embed(test, cached, skip_unreadable)
+        check_classes(train_set.labels, cv)
+        largest_fold = math.ceil(len(train_set.labels) / cv)
+        _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
+        candidates = len(ParameterGrid(search.param_grid))
+        work = f"Cross-validating {candidates} candidates over {cv} folds"
+        search.set_params(estimator__embedder=cached)
+        # The heads' matrices are small: several threads for each product cost more than they save.
+        with threadpool_limits(1, user_api="blas"), busy_line(work, embedder.progress):
+            search.fit(train_set.paths, train_set.labels)
+    search.best_estimator_.set_params(embedder__cache=embedder.cache)
     model = _with_probabilities(search, train_set)
     return Selection(
         search=search,
@@ -250,9 +291,23 @@ def select_model(
     )
 
 
+@contextmanager
+def _kept_embeddings(embedder: ImageEmbedder) -> Iterator[ImageEmbedder]:
+    """Give an embedder that keeps what it computes, at least as long as the search runs.
+
+    Without a cache, or with one that cannot be written, every fold and candidate would compute all
+    images again.
+    """
+    if embedder.keeps_embeddings():
+        yield embedder
+        return
+    with tempfile.TemporaryDirectory(prefix="featx-") as folder:
+        yield clone(embedder).set_params(cache=folder)
+
+
 def check_classes(labels: Any, folds: int) -> None:
     """Raise InputError unless there are two classes, each with an image for every fold."""
-    counts = Counter(labels)
+    counts = Counter(map(str, labels))
     if len(counts) < 2:
         raise InputError(
             f"Got one class only, {next(iter(counts))!r}, but expected at least 2 to choose between"
@@ -260,8 +315,9 @@ def check_classes(labels: Any, folds: int) -> None:
     label, count = min(counts.items(), key=lambda pair: (pair[1], str(pair[0])))
     if count < folds:
         raise InputError(
-            f"Got {count} images of class {label!r} but expected at least {folds}, one for each "
-            "fold; add images, leave the class out, or lower the number of folds (--cv)"
+            f"Got a class {label!r} of {count} image{'' if count == 1 else 's'} but expected at "
+            f"least {folds}, one for each fold; add images, leave the class out, or lower the "
+            "number of folds (--cv)"
         )
 
 
@@ -307,7 +363,8 @@ def _drop_impossible_candidates(search: GridSearchCV, fitted_images: int) -> Non
     for grid in search.param_grid:
         if "head__n_neighbors" in grid:
             counts = grid["head__n_neighbors"]
-            grid["head__n_neighbors"] = [count for count in counts if count <= fitted_images]
+            possible = [count for count in counts if count <= fitted_images]
+            grid["head__n_neighbors"] = possible or [fitted_images]
 
 
 def _check_test_labels(train: Any, test: Any) -> None:

@@ -90,6 +90,14 @@ class EmbeddingCache:
         except RuntimeError as error:
             raise InputError(f"The cache folder {named!r} cannot be found: {error}") from None
 
+    def is_writable(self) -> bool:
+        """Return whether embeddings can be kept here; the folder is made if it is absent."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            return False
+        return os.access(self.folder, os.W_OK | os.X_OK)
+
     def table(self, fingerprint: str, dimension: int) -> EmbeddingTable:
         """Return the embeddings that one fingerprint stands for.
 

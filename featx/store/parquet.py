@@ -16,7 +16,7 @@ from featx.files import output_file, write_atomically
 from featx.store.shards import DIGEST_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, BinaryIO
 
     from numpy.typing import ArrayLike, NDArray
@@ -101,6 +101,7 @@ def write_embeddings(
     target = output_file(file)
     vectors = _as_vectors(embeddings)
     further = {} if further is None else further
+    check_further_names(further)
     named = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
     named |= {f"values of {name!r}": values for name, values in further.items()}
     for name, values in named.items():
@@ -198,12 +199,23 @@ def _digest_column(digests: Sequence[bytes | None]) -> pa.Array:
     return pa.array(digests, pa.binary(DIGEST_BYTES))
 
 
+def check_further_names(names: Iterable[str]) -> None:
+    """Refuse further columns that have the name of one of featx's own.
+
+    Raises
+    ------
+    InputError
+        A name is taken.
+    """
+    for name in names:
+        if name in _OWN_COLUMNS:
+            raise InputError(
+                f"Got a further column {name!r}, but that is one of featx's own "
+                f"({', '.join(_OWN_COLUMNS)}); rename it"
+            )
+
+
 def _further_column(name: str, values: Sequence[Any]) -> pa.Array:
-    if name in _OWN_COLUMNS:
-        raise InputError(
-            f"Got a further column {name!r}, but that is one of featx's own "
-            f"({', '.join(_OWN_COLUMNS)}); rename it"
-        )
     try:
         return pa.array(values)
     except (OverflowError, pa.ArrowException) as error:
