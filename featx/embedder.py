@@ -23,6 +23,7 @@ from featx.errors import (
 )
 from featx.extraction.extractor import Extraction, Extractor
 from featx.extraction.runtime import ExecutionPlan, plan_execution
+from featx.images.limits import Limits
 from featx.images.sources import as_image_list
 from featx.progress import check_progress
 from featx.store.cache import EmbeddingCache
@@ -71,6 +72,11 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     on_error : {"raise", "nan"}, default="raise"
         An image that cannot be read raises `ImageDecodeError` with its path and row, or gives a
         row of NaN and one `ImageDecodeWarning`. When no image can be read, both raise.
+    max_pixels : int, default=178_956_970
+        An image of more pixels (width × height) is refused from its header, before it is decoded:
+        a decompression bomb, or a mistake. It changes no vector.
+    max_file_bytes : int, default=2**31
+        An encoded image of more bytes is refused before it is read.
     cache : "auto", path, EmbeddingCache or None, default="auto"
         Where embeddings are kept: the user's cache folder (or the one named by the environment
         variable ``FEATX_CACHE``), another folder, a cache, or nowhere.
@@ -124,6 +130,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         runtime: str = "auto",
         num_workers: int | None = None,
         on_error: str = "raise",
+        max_pixels: int = 178_956_970,
+        max_file_bytes: int = 2**31,
         cache: str | os.PathLike[str] | EmbeddingCache | None = "auto",
         progress: bool | str = "auto",
     ) -> None:
@@ -135,6 +143,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         self.runtime = runtime
         self.num_workers = num_workers
         self.on_error = on_error
+        self.max_pixels = max_pixels
+        self.max_file_bytes = max_file_bytes
         self.cache = cache
         self.progress = progress
 
@@ -249,6 +259,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             table=None if cache is None else cache.table(fingerprint, backbone.dimension),
             num_workers=_choose_num_workers(self.num_workers),
             stop_at_failure=self.on_error == "raise",
+            limits=self._limits(),
             progress=self.progress,
         )
         extraction = extractor.extract(items)
@@ -317,11 +328,15 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             hint = did_you_mean(str(self.on_error), ERROR_POLICIES)
             raise InputError(f"Got on_error={self.on_error!r} but expected 'raise' or 'nan'{hint}")
         check_progress(self.progress)
+        self._limits()
         _open_cache(self.cache)
         _choose_num_workers(self.num_workers)
         plan = plan_execution(self.runtime, self.device, self.batch_size)
         backbone = load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
         return backbone, plan
+
+    def _limits(self) -> Limits:
+        return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
 
     def _check_fresh(self, fingerprint: str, plan: ExecutionPlan) -> None:
         fitted = getattr(self, "fingerprint_", fingerprint)

@@ -179,6 +179,8 @@ def test_tags_say_what_the_input_is() -> None:
         ("runtime", "onxx", "did you mean 'onnx'"),
         ("num_workers", -1, "at least 0"),
         ("on_error", "skip", "'raise' or 'nan'"),
+        ("max_pixels", 0, "at least 1"),
+        ("max_file_bytes", 1.5, "whole number"),
         ("cache", 7, "EmbeddingCache"),
         ("progress", "yes", "'auto', True or False"),
     ],
@@ -219,6 +221,20 @@ def test_a_failed_run_leaves_no_thread_behind(photos: Bunch, broken: Path) -> No
             kept.append(error)  # with its traceback, as a notebook keeps it
     assert len(kept) == 5
     assert threading.active_count() == before
+
+
+def test_images_above_the_limits_are_refused_and_the_limits_change_no_vector(
+    photos: Bunch,
+) -> None:
+    embedder = ImageEmbedder(**TINY).fit(photos.paths)
+    expected = embedder.transform(photos.paths)
+    for limit, value in (("max_pixels", 40 * 48 - 1), ("max_file_bytes", 100)):
+        strict = ImageEmbedder(**TINY, cache=None, **{limit: value})
+        with pytest.raises(ImageDecodeError, match="more than the limit"):
+            strict.transform(photos.paths)
+    wide = ImageEmbedder(**TINY, max_pixels=40 * 48, max_file_bytes=10**6).fit(photos.paths)
+    assert wide.fingerprint_ == embedder.fingerprint_
+    np.testing.assert_array_equal(wide.transform(photos.paths), expected)
 
 
 def test_no_images_and_unequal_labels_are_refused(photos: Bunch) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from featx.backbones.frozen import FrozenBackbone
+    from featx.images.limits import Limits
     from featx.store.cache import EmbeddingTable
     from featx.store.session import Claim, Session
 
@@ -64,6 +65,8 @@ class Extractor:
         Threads that read and decode; 0 does it in the calling thread.
     stop_at_failure : bool
         Raise the first `ImageDecodeError` instead of collecting them.
+    limits : Limits
+        The largest images that are read.
     progress : {"auto"} or bool
         Whether to show a progress bar.
     """
@@ -76,6 +79,7 @@ class Extractor:
         table: EmbeddingTable | None,
         num_workers: int,
         stop_at_failure: bool,
+        limits: Limits,
         progress: bool | str,
     ) -> None:
         self._backbone = backbone
@@ -83,6 +87,7 @@ class Extractor:
         self._table = table
         self._num_workers = num_workers
         self._stop_at_failure = stop_at_failure
+        self._limits = limits
         self._progress = progress
 
     def extract(self, items: Sequence[Any]) -> Extraction:
@@ -124,7 +129,7 @@ class Extractor:
         """Return the digest of each item, and why the others could not be read, by row."""
 
         def digest(row: int) -> bytes:
-            return digest_content(read_content(items[row]))
+            return digest_content(read_content(items[row], self._limits))
 
         digests: list[bytes | None] = []
         unreadable: dict[int, str] = {}
@@ -171,10 +176,11 @@ class Extractor:
         def load(digest: bytes) -> torch.Tensor:
             item = work.item(digest)
             source = describe_item(item)
-            content = read_content(item)
+            content = read_content(item, self._limits)
             if digest_content(content) != digest:
                 raise ImageDecodeError(source, "it changed while it was being read")
-            return self._backbone.preprocessing.apply(decode_content(content, source), source)
+            pixels = decode_content(content, source, self._limits)
+            return self._backbone.preprocessing.apply(pixels, source)
 
         batches = stream_batches(
             digests,

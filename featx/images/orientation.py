@@ -45,9 +45,20 @@ def exif_orientation(info: Mapping[Any, Any]) -> int:
     >>> exif_orientation({"exif": b"Exif\0\0II*\0" + bytes.fromhex("08000000 0100") + tag_6})
     6
     """
+    return orientation_in(_exif_data(info).removeprefix(b"Exif\0\0"))
+
+
+def orientation_in(exif: bytes) -> int:
+    """Return the orientation, 1 to 8, out of EXIF data without their name; 1 if they are damaged.
+
+    Examples
+    --------
+    >>> orientation_in(b"damaged")
+    1
+    """
     try:
-        orientation = _orientation_tag(_exif_data(info))
-    except (struct.error, ValueError):
+        orientation = _orientation_tag(exif)
+    except struct.error:
         return UPRIGHT
     return orientation if 1 <= orientation <= 8 else UPRIGHT
 
@@ -59,12 +70,14 @@ def _exif_data(info: Mapping[Any, Any]) -> bytes:
     # ImageMagick once wrote EXIF into PNG as text: a name and a length, then hexadecimal digits.
     profile = info.get("Raw profile type exif")
     if isinstance(profile, str):
-        return bytes.fromhex("".join(profile.split("\n")[3:]))
+        try:
+            return bytes.fromhex("".join(profile.split("\n")[3:]))
+        except ValueError:
+            return b""
     return b""
 
 
-def _orientation_tag(exif: bytes) -> int:
-    tiff = exif.removeprefix(b"Exif\0\0")
+def _orientation_tag(tiff: bytes) -> int:
     endian = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if endian is None:
         return UPRIGHT

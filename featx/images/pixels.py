@@ -6,67 +6,23 @@ trained on.
 
 from __future__ import annotations
 
-import re
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from featx.errors import ImageDecodeError
+from featx.images.faults import library_errors
+from featx.images.limits import DEFAULT_LIMITS, Limits
 from featx.images.orientation import exif_orientation, turn_upright
-from featx.images.silence import warnings_silenced
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from featx.images.scale import IntegerScale, gray_of_integers, integer_scale
 
 PixelArray: TypeAlias = npt.NDArray[np.uint8]
 """8-bit RGB pixels of shape (height, width, 3), contiguous."""
 
-MAX_PIXELS = 178_956_970
-"""The largest width x height that is decoded, as Pillow's own default: a decompression bomb is
-refused from its header, before its pixels fill the memory."""
-
 BACKGROUND = (255, 255, 255, 255)
 """Transparent images are seen on white paper."""
-
-_MAX_UINT16 = 65_535
-_MESSAGE_IS_ENOUGH = (OSError, ValueError, SyntaxError, RuntimeError)
-
-
-@contextmanager
-def library_errors(source: str) -> Iterator[None]:
-    """Turn whatever an image library raises or warns in the block into an `ImageDecodeError`.
-
-    Damaged images make Pillow raise almost anything (OSError, SyntaxError, struct.error, KeyError,
-    MemoryError, ...), so the block must hold calls into the library and nothing else: a fault of
-    our own is not a bad image. Warnings are dropped.
-    """
-    try:
-        with warnings_silenced():
-            yield
-    except Exception as error:
-        raise ImageDecodeError(source, _reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image in a known format"
-    first_line = str(error).strip().partition("\n")[0]
-    text = re.sub(r"^.*\.cpp:\d+, ", "", first_line)[:200]
-    if text and isinstance(error, _MESSAGE_IS_ENOUGH):
-        return text
-    return f"{type(error).__name__}: {text}".removesuffix(": ")
-
-
-def refuse_too_many_pixels(size: tuple[int, int], source: str) -> None:
-    """Raise `ImageDecodeError` for a (width, height) of more than `MAX_PIXELS` pixels."""
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise ImageDecodeError(
-            source, f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,} pixels"
-        )
 
 
 def checked_array(array: npt.NDArray[Any], source: str = "<array>") -> npt.NDArray[Any]:
@@ -137,12 +93,18 @@ def pixels_from_array(array: npt.NDArray[Any], source: str = "<array>") -> Pixel
     return np.array(np.broadcast_to(array, (*array.shape[:2], 3)), order="C")
 
 
-def pixels_from_pillow(image: Image.Image, source: str = "<PIL image>") -> PixelArray:
+def pixels_from_pillow(
+    image: Image.Image,
+    source: str = "<PIL image>",
+    limits: Limits = DEFAULT_LIMITS,
+    file: Image.Image | None = None,
+) -> PixelArray:
     """Return a Pillow image of any mode as upright 8-bit RGB pixels.
 
     Palettes, greys, CMYK, YCbCr, LAB and HSV are converted by Pillow; transparency is laid on
-    white; integers of 16 bits are scaled to 8, not clipped; the EXIF orientation is applied. The
-    image is loaded, and its palette may change: pass a copy of one that belongs to someone else.
+    white; integers of 12, 16 and 32 bits are scaled to 8, not clipped; the EXIF orientation is
+    applied. The image is loaded, and its palette may change: pass a copy of one that belongs to
+    someone else.
 
     Parameters
     ----------
@@ -150,6 +112,11 @@ def pixels_from_pillow(image: Image.Image, source: str = "<PIL image>") -> Pixel
         Its current frame is taken.
     source : str
         What to call the image in an error.
+    limits : Limits
+        The largest image that is loaded.
+    file : PIL.Image.Image or None
+        The image as it was opened, if `image` is a copy: copies forget what the file says of its
+        numbers.
 
     Returns
     -------
@@ -158,23 +125,29 @@ def pixels_from_pillow(image: Image.Image, source: str = "<PIL image>") -> Pixel
     Raises
     ------
     ImageDecodeError
-        If it cannot be decoded, has more than `MAX_PIXELS` pixels, or holds numbers without a known
-        scale: floats outside [0, 1], or integers outside 0 to 65535.
+        If it cannot be decoded, is larger than the limits, or holds numbers without a known scale:
+        floats outside [0, 1], or integers outside the range that its format states.
 
     Examples
     --------
     >>> pixels_from_pillow(Image.new("LA", (2, 1), (0, 0))).tolist()
     [[[255, 255, 255], [255, 255, 255]]]
     """
-    refuse_too_many_pixels(image.size, source)
+    file = image if file is None else file
+    limits.check_pixels(image.size, source)
+    scale = integer_scale(file, source)
     with library_errors(source):
         image.load()
+    # Once more, because an icon may hold a picture of another size than its header says.
+    limits.check_pixels(image.size, source)
     if image.mode == "F":
-        pixels = _gray_to_rgb(_scaled_floats(np.asarray(image), source))
-    elif image.mode.startswith("I"):
-        pixels = _gray_to_rgb(_scaled_integers(image, source))
+        pixels = _gray_to_rgb(_scaled_floats(_values(image, source), source))
+    elif image.mode.startswith("I") or scale.stored_as == "int8":
+        pixels = _gray_to_rgb(_scaled_integers(image, scale, source))
     else:
         pixels = _converted_by_pillow(image, source)
+    if file.format == "XBM":  # its ones are ink, but Pillow makes them white
+        pixels = 255 - pixels
     return np.ascontiguousarray(turn_upright(pixels, exif_orientation(image.info)))
 
 
@@ -188,19 +161,18 @@ def _converted_by_pillow(image: Image.Image, source: str) -> PixelArray:
         return np.array(image.convert("RGB"))
 
 
-def _scaled_integers(image: Image.Image, source: str) -> PixelArray:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > _MAX_UINT16:
-        raise ImageDecodeError(
-            source,
-            f"got integer pixels{_range_text(values)}, expected 8 bits, or 16 bits (0 to 65535): "
-            "larger numbers have no known scale",
-        )
-    gray = (values.astype(np.uint32) * 255 + _MAX_UINT16 // 2) // _MAX_UINT16
+def _scaled_integers(image: Image.Image, scale: IntegerScale, source: str) -> PixelArray:
+    values = _values(image, source)
+    gray = gray_of_integers(values, scale, source)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         gray[values == transparent] = BACKGROUND[0]
-    return gray.astype(np.uint8)
+    return gray
+
+
+def _values(image: Image.Image, source: str) -> npt.NDArray[Any]:
+    with library_errors(source):
+        return np.asarray(image)
 
 
 def _scaled_floats(values: npt.NDArray[Any], source: str) -> PixelArray:

@@ -14,14 +14,11 @@ from PIL import Image
 
 from featx.errors import ImageDecodeError, InputError
 from featx.images.archives import read_member, split_archive_path
+from featx.images.faults import library_errors
 from featx.images.folders import find_images, load_image_folder
+from featx.images.limits import DEFAULT_LIMITS, Limits
 from featx.images.manifests import load_manifest, load_path_list
-from featx.images.pixels import (
-    checked_array,
-    library_errors,
-    pixels_from_pillow,
-    refuse_too_many_pixels,
-)
+from featx.images.pixels import checked_array, pixels_from_pillow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +34,6 @@ __all__ = [
     "load_path_list",
     "read_content",
 ]
-
-MAX_FILE_BYTES = 2**31
-"""Larger files are refused before they are read: no image within the limit of pixels needs more."""
 
 _EXPECTED = (
     "expected a sequence with one image a row: a list of paths, bytes, PIL images, arrays "
@@ -242,7 +236,7 @@ def _describe_numbers(item: Any) -> str:
     return f"{dtype} {kind} of shape {tuple(item.shape)}"
 
 
-def read_content(item: Any) -> bytes | npt.NDArray[Any]:
+def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDArray[Any]:
     """Return the content of one image: what is hashed and decoded.
 
     A path is read from disk, once; a string is always a path and never fetched. Tensors and arrays
@@ -254,6 +248,8 @@ def read_content(item: Any) -> bytes | npt.NDArray[Any]:
     ----------
     item : str, Path, bytes, PIL.Image.Image, ndarray or torch.Tensor
         One item of what `as_image_list` returns.
+    limits : Limits
+        The largest file that is read, and the largest PIL image that is loaded.
 
     Returns
     -------
@@ -262,8 +258,9 @@ def read_content(item: Any) -> bytes | npt.NDArray[Any]:
     Raises
     ------
     ImageDecodeError
-        If the file cannot be read, or is no regular file; if the value is missing; if the PIL
-        image cannot be decoded; if the array is not of the shape and dtype of an image.
+        If the file cannot be read, is no regular file, or is larger than the limit; if the value is
+        missing; if the PIL image cannot be decoded; if the array is not of the shape and dtype of
+        an image.
 
     Examples
     --------
@@ -278,12 +275,12 @@ def read_content(item: Any) -> bytes | npt.NDArray[Any]:
     if isinstance(item, bytes):
         return item
     if isinstance(item, (str, os.PathLike)):
-        return _read_file(item)
+        return _read_file(item, limits)
     source = describe_item(item)
     if isinstance(item, (bytearray, memoryview)):
         return bytes(item)
     if isinstance(item, Image.Image):
-        return pixels_from_pillow(_own_copy(item, source), source)
+        return pixels_from_pillow(_own_copy(item, source, limits), source, limits, file=item)
     if isinstance(item, np.ndarray):
         return checked_array(np.asarray(item), source)
     if _is_tensor(item):
@@ -293,7 +290,7 @@ def read_content(item: Any) -> bytes | npt.NDArray[Any]:
     raise InputError(f"Got {source}, not an image; {_EXPECTED}.")
 
 
-def _read_file(path: str | os.PathLike[str]) -> bytes:
+def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
     source = describe_item(path)
     try:
         status = os.stat(path)  # noqa: PTH116 - Path() would rewrite the path, "" to "." for one
@@ -303,7 +300,7 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         member = split_archive_path(path)
         if member is None:
             raise ImageDecodeError(source, _os_reason(error)) from error
-        return read_member(*member, source, MAX_FILE_BYTES)
+        return read_member(*member, source, limits.max_file_bytes)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageDecodeError(source, _os_reason(error)) from error
     # Opening a FIFO or a device may wait for ever, so it is not tried.
@@ -311,10 +308,7 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         raise ImageDecodeError(source, "it is a folder, expected a file")
     if not stat.S_ISREG(status.st_mode):
         raise ImageDecodeError(source, "not a regular file (a pipe, socket or device)")
-    if status.st_size > MAX_FILE_BYTES:
-        raise ImageDecodeError(
-            source, f"{status.st_size:,} bytes are more than the limit of {MAX_FILE_BYTES:,} bytes"
-        )
+    limits.check_bytes(status.st_size, source)
     try:
         return Path(path).read_bytes()
     except (OSError, MemoryError) as error:
@@ -327,8 +321,8 @@ def _os_reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _own_copy(image: Image.Image, source: str) -> Image.Image:
-    refuse_too_many_pixels(image.size, source)
+def _own_copy(image: Image.Image, source: str, limits: Limits) -> Image.Image:
+    limits.check_pixels(image.size, source)
     with _IMAGE_LOCKS[(id(image) >> 4) % len(_IMAGE_LOCKS)], library_errors(source):
         return image.copy()
 

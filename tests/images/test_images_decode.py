@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from featx.errors import ImageDecodeError
 from featx.images.decode import decode_content
+from featx.images.jpeg import read_jpeg_header
+from featx.images.preprocess import Preprocessing
 from featx.images.sources import read_content
 
 if TYPE_CHECKING:
@@ -270,14 +273,18 @@ def test_exif_orientation_is_applied_in_every_format(
     assert np.array_equal(decoded(read_content(Image.open(io.BytesIO(content)))), reference)
 
 
-def test_all_orientations_of_one_photograph_look_the_same(shared_folder: Path) -> None:
-    for shape in ("Landscape", "Portrait"):
-        folder = shared_folder / "data" / "odd" / "exif-orientation"
-        upright = decoded((folder / f"{shape}_1.jpg").read_bytes()).astype(int)
-        for orientation in range(2, 9):
-            turned = decoded((folder / f"{shape}_{orientation}.jpg").read_bytes())
-            assert turned.shape == upright.shape
-            assert np.abs(turned - upright).mean() < 5
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
+def test_a_photograph_in_any_orientation_looks_like_its_upright_twin(
+    shape: str, orientation: int, shared_folder: Path
+) -> None:
+    folder = shared_folder / "data" / "odd" / "exif-orientation"
+    recipe = Preprocessing(224, 256, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    upright, turned = (
+        recipe.apply(decode_content((folder / f"{shape}_{number}.jpg").read_bytes())).int()
+        for number in (1, orientation)
+    )
+    assert (turned - upright).abs().float().mean() <= 2
 
 
 def jpeg_segment(payload: bytes) -> bytes:
@@ -304,3 +311,65 @@ def test_an_orientation_kept_as_text_by_imagemagick_is_applied() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("Raw profile type exif", f"\nexif\n{len(exif):8d}\n{exif.hex()}\n", zip=True)
     assert decode_content(encode(PHOTO, "PNG", pnginfo=text)).shape == (3, 56, 40)
+
+
+# The header of a JPEG ---------------------------------------------------------------------------
+
+
+def test_the_header_is_read_as_pillow_reads_it(shared_folder: Path) -> None:
+    photographs = [
+        path for path in (shared_folder / "data").rglob("*")
+        if path.suffix.lower() in (".jpg", ".jpeg", ".mpo")
+    ]  # fmt: skip
+    assert len(photographs) > 700
+    read = 0
+    for path in photographs:
+        header = read_jpeg_header(path.read_bytes())
+        if header is None:
+            continue
+        read += 1
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            assert header.size == image.size, path
+            assert header.exif == image.info.get("exif", b"").removeprefix(b"Exif\0\0"), path
+    assert read > 700
+
+
+@given(kept=st.integers(0, len(JPEG)), changes=st.binary(max_size=4), place=st.integers(0, 600))
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_header_is_read_or_left_to_pillow(kept: int, changes: bytes, place: int) -> None:
+    content = (JPEG[:place] + changes + JPEG[place + len(changes) :])[:kept]
+    header = read_jpeg_header(content)
+    assert header is None or (len(header.size) == 2 and header.n_scans >= 1)
+
+
+@pytest.mark.parametrize("between", [b"\xff", b"\xff\xff\xff", b"\x00"])
+def test_bytes_between_the_segments_change_nothing(between: bytes) -> None:
+    content = encode(PHOTO, "JPEG", exif=with_orientation(6))
+    odd = content[:2] + between + content[2:]
+    if not odd.startswith(b"\xff\xd8\xff"):
+        odd = content[:20] + between + content[20:]
+    assert read_jpeg_header(odd) is None
+    assert np.array_equal(decoded(odd), decoded(content))
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "n_scans"),
+    [
+        ("RGB", {}, 1),
+        ("L", {}, 1),
+        ("RGB", {"progressive": True}, 10),
+        ("L", {"progressive": True}, 6),
+    ],
+)
+def test_the_scans_of_a_progressive_jpeg_are_counted(
+    mode: str, options: dict[str, Any], n_scans: int
+) -> None:
+    header = read_jpeg_header(encode(PHOTO.convert(mode), "JPEG", **options))
+    assert header is not None
+    assert header.n_scans == n_scans
+
+
+def test_what_follows_a_baseline_jpeg_is_not_taken_for_scans() -> None:
+    header = read_jpeg_header(JPEG + b"\xff\xda" * 1000)  # a film, as telephones append it
+    assert header is not None
+    assert header.n_scans == 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import warnings
 from typing import Any
 
 import pytest
 
-from featx.images.silence import warnings_silenced
+from featx.images.silence import _SilencedWarning, warnings_silenced
 
 
 @pytest.mark.parametrize("action", ["error", "always", "default", "ignore"])
@@ -67,10 +69,62 @@ def test_another_thread_keeps_its_warnings() -> None:
         thread.join()
 
 
-def test_the_filter_is_installed_once_however_often_the_block_runs() -> None:
+def test_one_thread_finds_its_filters_as_they_were() -> None:
+    # In a process of its own: the threads that other tests leave alive keep the filter.
+    code = """
+import threading, warnings
+from featx.images.silence import _SilencedWarning, warnings_silenced
+filters, before = warnings.filters, list(warnings.filters)
+with warnings_silenced(), warnings_silenced():
+    assert list(warnings.filters) != before
+try:
     with warnings_silenced():
-        before = len(warnings.filters)
-    for _ in range(100):
+        raise KeyError
+except KeyError:
+    pass
+assert warnings.filters is filters and filters == before and threading.active_count() == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_beside_other_threads_one_filter_stays_that_matches_nothing() -> None:
+    with warnings_silenced():
+        pass
+    before = [entry for entry in warnings.filters if entry[2] is not _SilencedWarning]
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        for _ in range(100):
+            with warnings_silenced():
+                pass
+        assert list(warnings.filters[1:]) == before
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UserWarning, match="loud"):
+                warnings.warn("loud", UserWarning, stacklevel=1)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_warning_that_was_shown_once_is_not_shown_again() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            warnings.warn("once for each place", UserWarning, stacklevel=1)
+            with warnings_silenced():
+                warnings.warn("quiet", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["once for each place"]
+
+
+def test_a_warning_that_was_silenced_is_heard_outside() -> None:
+    def warn() -> None:
+        warnings.warn("sometimes quiet", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
         with warnings_silenced():
-            pass
-    assert len(warnings.filters) == before
+            warn()
+        warn()
+    assert len(caught) == 1
