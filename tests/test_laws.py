@@ -1,4 +1,4 @@
-"""Laws of the transformer: equalities that hold bit for bit, over random images."""
+"""Laws of the transformer: equalities over random images, bit for bit under ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -53,6 +53,15 @@ def embedder(request: pytest.FixtureRequest) -> ImageEmbedder:
     return ImageEmbedder(**TINY, runtime=request.param, cache=None)
 
 
+def assert_same_rows(embedder: ImageEmbedder, actual: np.ndarray, expected: np.ndarray) -> None:
+    """Bit for bit under ONNX Runtime; to a rounding step under torch, whose kernels may share out
+    their sums in another way from one call to the next (seen: 4e-9, one part in a million)."""
+    if embedder.runtime == "torch":
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    else:
+        np.testing.assert_array_equal(actual, expected)
+
+
 @laws
 @given(images=random_images(), data=st.data())
 def test_a_subset_of_the_images_gives_that_subset_of_the_rows(
@@ -60,7 +69,7 @@ def test_a_subset_of_the_images_gives_that_subset_of_the_rows(
 ) -> None:
     rows = data.draw(st.lists(st.integers(0, len(images) - 1), min_size=1, max_size=9))
     whole = embedder.transform(images)
-    np.testing.assert_array_equal(embedder.transform([images[row] for row in rows]), whole[rows])
+    assert_same_rows(embedder, embedder.transform([images[row] for row in rows]), whole[rows])
 
 
 @laws
@@ -70,7 +79,7 @@ def test_the_order_of_the_images_is_the_order_of_the_rows(
 ) -> None:
     order = np.random.default_rng(seed).permutation(len(images))
     shuffled = embedder.transform([images[row] for row in order])
-    np.testing.assert_array_equal(shuffled, embedder.transform(images)[order])
+    assert_same_rows(embedder, shuffled, embedder.transform(images)[order])
 
 
 @laws
@@ -78,7 +87,7 @@ def test_the_order_of_the_images_is_the_order_of_the_rows(
 def test_a_second_transform_gives_the_same_rows(
     embedder: ImageEmbedder, images: list[np.ndarray]
 ) -> None:
-    np.testing.assert_array_equal(embedder.transform(images), embedder.transform(images))
+    assert_same_rows(embedder, embedder.transform(images), embedder.transform(images))
 
 
 @laws
@@ -94,8 +103,8 @@ def test_a_cold_cache_a_warm_one_and_a_half_filled_one_give_the_same_rows(
         cached = clone(embedder).set_params(cache=tmp_path_factory.mktemp("law"))
         if first:
             cached.transform(first)
-        np.testing.assert_array_equal(cached.transform(images), uncached)
-        np.testing.assert_array_equal(cached.transform(images), uncached)
+        assert_same_rows(embedder, cached.transform(images), uncached)
+        assert_same_rows(embedder, cached.transform(images), uncached)
 
 
 @laws
@@ -111,7 +120,7 @@ def test_clone_pickle_and_a_saved_model_give_the_same_rows(
         pickle.loads(pickle.dumps(fitted)),
         load_model(tmp_path / "embedder.skops"),
     ):
-        np.testing.assert_array_equal(other.transform(images), expected)
+        assert_same_rows(embedder, other.transform(images), expected)
 
 
 @laws
@@ -134,7 +143,7 @@ def test_every_form_of_the_same_pixels_gives_the_same_rows(
         [(images, pictures, paths)[row % 3][row] for row in range(len(images))],
     ]
     for form in forms:
-        np.testing.assert_array_equal(embedder.transform(form), expected)
+        assert_same_rows(embedder, embedder.transform(form), expected)
 
 
 @laws
@@ -143,7 +152,7 @@ def test_the_number_of_decoding_threads_does_not_matter(
     embedder: ImageEmbedder, images: list[np.ndarray], threads: int
 ) -> None:
     threaded = clone(embedder).set_params(num_workers=threads)
-    np.testing.assert_array_equal(threaded.transform(images), embedder.transform(images))
+    assert_same_rows(embedder, threaded.transform(images), embedder.transform(images))
 
 
 @laws
@@ -158,7 +167,7 @@ def test_png_and_the_bytes_of_another_png_of_the_same_pixels_agree(
         Image.fromarray(pixels).save(stream, "PNG", compress_level=level)
         files.append(stream.getvalue())
     first, second = embedder.transform(files)
-    np.testing.assert_array_equal(first, second)
+    assert_same_rows(embedder, first, second)
 
 
 def test_a_search_over_images_scores_as_one_over_precomputed_embeddings(

@@ -173,8 +173,8 @@ def _open_runtime(
 class TorchRuntime:
     """The network itself, in torch: the reference that every other runtime is measured against.
 
-    On a CPU its rows are equal bit for bit for one number of threads; another number moves small
-    batches by about 1e-6.
+    Its rows are equal to a rounding step, about one part in a million, and not always bit for bit:
+    torch shares out its sums by the threads and the memory that it finds.
     """
 
     def __init__(self, backbone: FrozenBackbone, device: str) -> None:

@@ -28,15 +28,16 @@ What a file means
 
 What is not promised
     - No decoder notices all damage. A truncated file is refused, but of JPEG files with a single
-      flipped bit 97 % decode, most with other pixels: JPEG has no checksum. Nor have GIF, BMP, TIFF
-      and WebP; PNG has.
+      flipped bit 97 % and more decode (measured), most with other pixels: JPEG has no checksum. Nor
+      have GIF, BMP, TIFF and WebP; PNG has.
     - libjpeg and libtiff print complaints such as "Corrupt JPEG data" to the standard error stream.
       They do so from C, past Python's warnings, and featx leaves it at that: the stream could only
       be silenced by redirecting file descriptor 2 of the whole process, and what other threads
       have to say would be lost.
 
 Nothing global is changed: not ``PIL.Image.MAX_IMAGE_PIXELS``, not
-``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``, not the formats Pillow knows, not the filters of warnings.
+``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``, not the formats Pillow knows, not what becomes of the
+caller's own warnings.
 """
 
 from __future__ import annotations
