@@ -1,0 +1,42 @@
+"""The command line: parse, call, print. Everything it does is a call that Python users have too.
+
+Only typer is imported at the top, so that ``featx --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import typer
+
+from featx.cli.backbones import backbones
+from featx.cli.embed import embed
+from featx.cli.predict import predict
+from featx.cli.select import select
+from featx.errors import FeatxError
+
+app = typer.Typer(
+    help="Images become the embeddings of a frozen, pretrained CNN, ready for scikit-learn.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (embed, select, predict, backbones):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line: 0 is success, 2 a fault in what was asked for, 1 any other."""
+    # A terminal that cannot show a character shows a question mark, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except FeatxError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,28 @@
+"""The arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LABEL = "label"
+
+_IMAGES = "A folder or archive (.zip, .tar) of images, or a table (.csv, .tsv, .parquet) of them"
+Images = Annotated[Path, typer.Argument(help=f"{_IMAGES}.")]
+ImagesOrList = Annotated[
+    Path,
+    typer.Argument(help=f"{_IMAGES}, or - for a list on standard input, one path a line."),
+]
+Backbone = Annotated[str, typer.Option(help="The network; see 'featx backbones'.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …")]
+Cache = Annotated[
+    str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'none' keeps none.")
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+PathColumn = Annotated[str, typer.Option(help="The table's column of paths.")]
+LabelColumn = Annotated[str, typer.Option(help="The table's column of labels.")]
