@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from featx.errors import ImageDecodeError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar",)
@@ -29,14 +29,22 @@ COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".
 
 _OPEN_ARCHIVES = 8
 
-_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError)
-_DAMAGE_OF_ARCHIVES = (*_DAMAGE, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+# What zipfile, tarfile and zlib raise at archives that are damaged, encrypted or of unknown kinds.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # NotImplementedError too
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+)
 
 
 class Archive(Protocol):
     """The files in an archive, by their names with forward slashes."""
 
-    names: tuple[str, ...]
+    names: Collection[str]
 
     def size(self, name: str) -> int:
         """Return the number of bytes that the archive states for a file."""
@@ -120,19 +128,18 @@ def read_member(path: str, name: str, source: str, max_bytes: int) -> bytes:
     """
     try:
         archive = open_archive(path)
-        size = archive.size(name)
-        if size > max_bytes:
-            raise ImageDecodeError(
-                source, f"{size:,} bytes are more than the limit of {max_bytes:,} bytes"
-            )
-        return archive.read(name)
-    except KeyError:
-        raise ImageDecodeError(source, f"no such file in the archive {path}") from None
-    except ImageDecodeError:
-        raise
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise ImageDecodeError(source, str(error)) from error
-    except _DAMAGE_OF_ARCHIVES as error:
+    if name not in archive.names:
+        raise ImageDecodeError(source, f"no such file in the archive {path}")
+    size = archive.size(name)
+    if size > max_bytes:
+        raise ImageDecodeError(
+            source, f"{size:,} bytes are more than the limit of {max_bytes:,} bytes"
+        )
+    try:
+        return archive.read(name)
+    except _DAMAGE as error:
         raise ImageDecodeError(source, _reason(error)) from error
 
 
@@ -167,7 +174,7 @@ def _read_archive(path: str) -> Archive:
     )
     try:
         return reader(path)
-    except _DAMAGE_OF_ARCHIVES as error:
+    except _DAMAGE as error:
         raise InputError(f"Cannot read the archive {path}: {_reason(error)}") from error
 
 
@@ -185,7 +192,7 @@ class ZipArchive:
         self._entries = {
             entry.filename: entry for entry in self._file.infolist() if not entry.is_dir()
         }
-        self.names = tuple(self._entries)
+        self.names: Collection[str] = self._entries.keys()
 
     def size(self, name: str) -> int:
         """Return the number of bytes that the archive states for a file."""
@@ -209,7 +216,7 @@ class TarArchive:
                 for member in file
                 if member.isreg() and not member.issparse()
             }
-        self.names = tuple(self._entries)
+        self.names: Collection[str] = self._entries.keys()
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
