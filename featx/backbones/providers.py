@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 import functools
-import math
+import os
 import threading
+from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from featx.backbones.catalog import CATALOG, TIMM_PREFIX, BackboneEntry
-from featx.backbones.frozen import EmbeddingNetwork, FrozenBackbone
-from featx.backbones.weights import read_pinned_weights, tensors_sha256
+from featx.backbones.catalog import PACKAGED, TIMM_PREFIX, TORCHVISION_PREFIX
+from featx.backbones.downloads import obtain_weights
+from featx.backbones.fitting import check_finite, load_tensors
+from featx.backbones.frozen import FrozenBackbone
+from featx.backbones.reference import BackboneReference
+from featx.backbones.weights import WeightsFile, read_weights, tensors_sha256
 from featx.errors import InputError, WeightsError, did_you_mean
-from featx.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
+    from featx.backbones.downloads import PublishedWeights
+    from featx.backbones.named_network import NamedNetwork
+
 RANDOM_WEIGHTS_SEED = 0
+
+DEFAULT_WEIGHTS = "default"
 
 
 def load_backbone(
     name: str = "efficientnet_lite0",
     *,
-    weights: str | None = "default",
+    weights: str | os.PathLike[str] | None = DEFAULT_WEIGHTS,
     image_size: int | None = None,
+    download: bool = False,
 ) -> FrozenBackbone:
     """Load a network, frozen, with the recipe for images that its weights were trained with.
 
     Parameters
     ----------
     name : str
-        A name of `list_backbones`, or ``"timm/<architecture>"``.
-    weights : {"default"} or None
-        The pretrained weights, or None for random ones, which are the same at every call.
+        A name of `list_backbones`: ``"efficientnet_lite0"``, ``"torchvision/resnet50"`` or
+        ``"timm/convnext_tiny"``, the latter two with the tag of their weights behind a dot, or
+        without for the default ones of torchvision or timm.
+    weights : str, path or None
+        - ``"default"``: the published weights of that name.
+        - a tag, such as ``"IMAGENET1K_V1"``: as if it stood in the name.
+        - a file of one's own, ``.safetensors`` or ``.pth`` (``.pt``, ``.bin``), which must have
+          the tensors of the architecture; those of its classifier may be absent or of other
+          classes. ``"net.safetensors#sha256=<64 digits>"`` is refused if it is another file. The
+          recipe stays that of the name.
+        - None: random ones, which are the same at every call.
     image_size : int, optional
         Side of the network's input in pixels; by default the one it was trained with. The image
         is resized in the same ratio to the crop as in the network's own recipe.
+    download : bool
+        Whether published weights that are not on this machine may be downloaded, into the cache
+        of the library that publishes them. The environment variable ``FEATX_DOWNLOAD=1`` allows
+        it too.
 
     Returns
     -------
@@ -50,126 +73,227 @@ def load_backbone(
     InputError
         When there is no such network, no such choice of weights, or no such image size.
     WeightsError
-        When the weights are not on this machine, or are not the ones that were pinned.
+        When the weights are not on this machine, are not the ones that were pinned, or do not fit
+        the network.
 
     Examples
     --------
     >>> from featx import load_backbone
     >>> backbone = load_backbone("efficientnet_lite0")
-    >>> backbone.dimension, backbone.preprocessing.image_size
-    (1280, 224)
+    >>> backbone.preprocessing.image_size, backbone.dimension(*backbone.taps())
+    (224, 1280)
     """
     if not isinstance(name, str):
         raise InputError(f"Got backbone={name!r} but expected the name of a network")
-    if weights not in ("default", None):
-        raise InputError(f"Got weights={weights!r} but expected 'default' or None")
-    if image_size is not None:
-        is_whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
-        if not is_whole or image_size < 1:
-            raise InputError(
-                f"Got image_size={image_size!r} but expected a whole number of pixels or None"
-            )
-        image_size = int(image_size)
+    size = _checked_image_size(image_size)
+    name, choice = _choose_weights(name, weights)
     with _loading:
-        return _load_backbone(name, weights, image_size)
+        network = _find_network(name, size)
+        if choice is None:
+            return _load(name, size, None, None)
+        if isinstance(choice, WeightsFile):
+            return _load(name, size, choice, _FileVersion.of(choice.path))
+        file = obtain_weights(network.tagged_name, _published(network), download=download)
+        return _load(network.tagged_name, size, choice, _FileVersion.of(file))
+
+
+def load_reference(reference: BackboneReference) -> FrozenBackbone:
+    """Load the backbone that a reference names, and prove that it is the same one.
+
+    Parameters
+    ----------
+    reference : BackboneReference
+        What a `FrozenBackbone` of this or another process said of itself.
+
+    Returns
+    -------
+    FrozenBackbone
+
+    Raises
+    ------
+    InputError, WeightsError
+        As `load_backbone`; also when the weights are others than they were.
+    """
+    backbone = load_backbone(
+        reference.name, weights=reference.weights, image_size=reference.image_size
+    )
+    if backbone.weights_sha256 != reference.sha256:
+        raise WeightsError(
+            f"The weights of {reference.name} have sha256 {backbone.weights_sha256}, expected "
+            f"{reference.sha256}; they are others than when the backbone was stored: bring the "
+            "former ones back, or load the backbone anew and fit again"
+        )
+    return backbone
 
 
 # Random weights are drawn under torch's one seed, and a network is loaded once for all threads.
 _loading = threading.Lock()
 
 
+@dataclass(frozen=True)
+class _FileVersion:
+    """A file and what changes when its content does, so that a changed one is read again."""
+
+    path: Path
+    modified: int
+    size: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> _FileVersion:
+        try:
+            status = path.stat()
+        except OSError:  # reading it will say what is wrong
+            return cls(path, 0, 0, 0)
+        return cls(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
 @functools.lru_cache(maxsize=4)
-def _load_backbone(name: str, weights: str | None, image_size: int | None) -> FrozenBackbone:
-    if name in CATALOG:
-        return _load_catalogued(CATALOG[name], weights, image_size)
-    if name.startswith(TIMM_PREFIX):
-        return _load_timm(name, weights, image_size)
-    raise InputError(_unknown_backbone(name))
-
-
-def _load_catalogued(
-    entry: BackboneEntry, weights: str | None, image_size: int | None
+def _load(
+    name: str, image_size: int | None, choice: WeightsFile | str | None, file: _FileVersion | None
 ) -> FrozenBackbone:
-    if weights is None:
-        return _random_backbone(entry.name, entry.architecture, image_size)
-    path = entry.weights_path
-    if path is None:
+    network = _find_network(name, image_size)
+    if file is None:
+        module = _build_random(network)
+        description = f"random, seed {RANDOM_WEIGHTS_SEED}"
+        return _freeze(network, module, None, description, tensors_sha256(module.state_dict()))
+    if isinstance(choice, WeightsFile):
+        return _load_own(network, choice)
+    return _load_published(network, file.path)
+
+
+def _load_own(network: NamedNetwork, choice: WeightsFile) -> FrozenBackbone:
+    read = read_weights(choice.path, choice.sha256, advice="give the file that was meant")
+    # What the file lacks of the classifier is random, but the same every time.
+    module = _build_random(network)
+    classifier = network.classifier(module)
+    ignored = load_tensors(module, read.tensors, classifier, f"{choice.path} in {network.name}")
+    check_finite(module, classifier, str(choice.path))
+    note = f", without {', '.join(ignored)} of the classifier" if ignored else ""
+    return _freeze(network, module, str(choice.path), f"{choice.path.name}{note}", read.sha256)
+
+
+def _load_published(network: NamedNetwork, file: Path) -> FrozenBackbone:
+    published = _published(network)
+    advice = f"delete it, then type '{published.how_to_get(network.name)}'"
+    read = read_weights(file, published.expected_sha256(file), advice=advice)
+    with torch.random.fork_rng(devices=[]):
+        module = network.build_with(read.tensors, str(file))
+    check_finite(module, network.classifier(module), str(file))
+    description = f"{published.origin} {file.name}"
+    return _freeze(network, module, DEFAULT_WEIGHTS, description, read.sha256)
+
+
+def _published(network: NamedNetwork) -> PublishedWeights:
+    if network.published is None:
         raise WeightsError(
-            f"The weights of {entry.name} are not on this machine; install them with: "
-            f"{entry.install_command}"
+            f"Nobody publishes weights of {network.name}; give a file of your own, or weights=None "
+            "for random ones"
         )
-    tensors = read_pinned_weights(path, entry.sha256)
-    module = _create_timm(entry.architecture)
-    # The packaged files keep the names of another implementation of the same network: its tensors
-    # stand in the same order with the same shapes, and the strict load proves both.
-    state = dict(zip(module.state_dict(), tensors.values(), strict=True))
-    module.load_state_dict(state, strict=True)
-    return _freeze(
-        entry.name, module, image_size, f"{entry.distribution} {path.name}", entry.sha256
-    )
+    return network.published
 
 
-def _load_timm(name: str, weights: str | None, image_size: int | None) -> FrozenBackbone:
-    if weights is not None:
-        raise WeightsError(
-            f"featx has no pretrained weights for {name!r}; expected one of "
-            f"{', '.join(CATALOG)}, or weights=None for random weights"
-        )
-    return _random_backbone(name, name.removeprefix(TIMM_PREFIX), image_size)
-
-
-def _random_backbone(name: str, architecture: str, image_size: int | None) -> FrozenBackbone:
+def _build_random(network: NamedNetwork) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        module = _create_timm(architecture)
-    description = f"random, seed {RANDOM_WEIGHTS_SEED}"
-    return _freeze(name, module, image_size, description, tensors_sha256(module.state_dict()))
-
-
-def _create_timm(architecture: str) -> Any:
-    import timm
-
-    if not timm.is_model(architecture.partition(".")[0]):
-        raise InputError(_unknown_backbone(TIMM_PREFIX + architecture))
-    return timm.create_model(architecture, pretrained=False)
+        return network.build()
 
 
 def _freeze(
-    name: str, module: Any, image_size: int | None, weights: str, weights_sha256: str
+    network: NamedNetwork,
+    module: nn.Module,
+    weights: str | None,
+    description: str,
+    sha256: str,
 ) -> FrozenBackbone:
-    preprocessing = _timm_preprocessing(module, image_size)
-    dimension = int(module.head_hidden_size)
-    module.reset_classifier(0)
-    features: nn.Module = module
     return FrozenBackbone(
-        name=name,
-        network=EmbeddingNetwork(features, preprocessing),
-        preprocessing=preprocessing,
-        dimension=dimension,
-        weights=weights,
-        weights_sha256=weights_sha256,
+        module,
+        network.preprocessing(module),
+        name=network.name,
+        penultimate=network.penultimate(module),
+        weights=description,
+        weights_sha256=sha256,
+        reference=BackboneReference(network.name, weights, network.image_size, sha256),
     )
 
 
-def _timm_preprocessing(module: Any, image_size: int | None) -> Preprocessing:
-    from timm.data.config import resolve_model_data_config
+def _checked_image_size(image_size: int | None) -> int | None:
+    if image_size is None:
+        return None
+    is_whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
+    if not is_whole or image_size < 1:
+        raise InputError(
+            f"Got image_size={image_size!r} but expected a whole number of pixels or None"
+        )
+    return int(image_size)
 
-    recipe: dict[str, Any] = resolve_model_data_config(module)  # type: ignore[no-untyped-call]  # timm has no types here
-    side = recipe["input_size"][-1] if image_size is None else image_size
-    return Preprocessing(
-        image_size=side,
-        resize=math.floor(side / recipe["crop_pct"]),
-        interpolation=recipe["interpolation"],
-        mean=tuple(recipe["mean"]),
-        std=tuple(recipe["std"]),
-    )
+
+def _choose_weights(
+    name: str, weights: str | os.PathLike[str] | None
+) -> tuple[str, WeightsFile | str | None]:
+    """Return the name, with the tag if that was given as weights, and the choice of weights."""
+    if weights is None or weights == DEFAULT_WEIGHTS:
+        return name, weights
+    expected = "expected 'default' or None, a tag of published weights, or a file"
+    if not isinstance(weights, str | os.PathLike):
+        raise InputError(f"Got weights={weights!r} but {expected}")
+    text = os.fspath(weights)
+    file = WeightsFile.parse(text)
+    if file is not None:
+        return name, file
+    tagged = f"{name}.{text}"
+    if "." in name or not name.startswith((TIMM_PREFIX, TORCHVISION_PREFIX)):
+        known: list[str] = [DEFAULT_WEIGHTS]
+    else:
+        known = [tag.removeprefix(f"{name}.") for tag in _tags(name)]
+    if text not in known:
+        raise InputError(
+            f"Got weights={text!r} for {name} but {expected} ending in .safetensors, .pth, .pt or "
+            f".bin{did_you_mean(text, known)}"
+        )
+    return tagged, DEFAULT_WEIGHTS
+
+
+def _find_network(name: str, image_size: int | None) -> NamedNetwork:
+    network: NamedNetwork | None = None
+    if name in PACKAGED:
+        from featx.backbones.timm_networks import PackagedNetwork
+
+        packaged = PACKAGED[name]
+        network = PackagedNetwork(name, packaged.architecture, image_size, packaged)
+    elif name.startswith(TIMM_PREFIX):
+        from featx.backbones.timm_networks import find_timm_network
+
+        network = find_timm_network(name, image_size)
+    elif name.startswith(TORCHVISION_PREFIX):
+        from featx.backbones.torchvision_networks import find_torchvision_network
+
+        network = find_torchvision_network(name, image_size)
+    if network is None:
+        raise InputError(_unknown_backbone(name))
+    return network
+
+
+def _tags(name: str) -> list[str]:
+    return [tagged for tagged in _all_tagged_names() if tagged.startswith(f"{name}.")]
+
+
+def _all_tagged_names() -> list[str]:
+    from featx.backbones.timm_networks import timm_names
+    from featx.backbones.torchvision_networks import torchvision_names
+
+    return torchvision_names() + timm_names()
 
 
 def _unknown_backbone(name: str) -> str:
-    known = list(CATALOG)
-    if name.startswith(TIMM_PREFIX):
-        import timm
+    from featx.backbones.timm_networks import timm_architectures
+    from featx.backbones.torchvision_networks import torchvision_architectures
 
-        known = [TIMM_PREFIX + architecture for architecture in timm.list_models()]
-    expected = f"one of {', '.join(CATALOG)} or '{TIMM_PREFIX}<architecture>'"
-    return f"Got backbone={name!r} but expected {expected}{did_you_mean(name, known)}"
+    architectures = torchvision_architectures() + timm_architectures()
+    tags = _tags(name.partition(".")[0])
+    expected = (
+        f"one of {', '.join(PACKAGED)}, '{TORCHVISION_PREFIX}<architecture>' or "
+        f"'{TIMM_PREFIX}<architecture>', as 'featx backbones PATTERN' lists them"
+    )
+    near = did_you_mean(name, tags or [*PACKAGED, *architectures])
+    return f"Got backbone={name!r} but expected {expected}{near}"

@@ -1,26 +1,95 @@
-"""Weights: read from disk without running anything, and checked against a pinned digest."""
+"""Weights: read from disk without running anything, and checked against what is known of them."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-from typing import TYPE_CHECKING
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
 
-from featx.errors import WeightsError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from featx.errors import InputError, WeightsError
 
 StateDict = dict[str, torch.Tensor]
 
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+# Under which key training scripts keep the tensors of a network among other things.
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_DATA_PARALLEL = "module."
+
+_PINNED = re.compile(r"(?P<path>.+)#sha256=(?P<sha256>[^#]*)", re.DOTALL)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file of one's own.
+
+    Attributes
+    ----------
+    path : Path
+        The file; absolute.
+    sha256 : str or None
+        The digest it must have, in lower case; None where it was not given.
+    """
+
+    path: Path
+    sha256: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> WeightsFile | None:
+        """Read ``"file.safetensors"`` or ``"file.safetensors#sha256=<64 digits>"``.
+
+        Parameters
+        ----------
+        text : str
+            What somebody gave as ``weights=``.
+
+        Returns
+        -------
+        WeightsFile or None
+            None when it is no name of a weights file.
+
+        Raises
+        ------
+        InputError
+            When the digest has not 64 hexadecimal digits.
+
+        Examples
+        --------
+        >>> WeightsFile.parse("/models/net.pth#sha256=" + "0a" * 32).path.name
+        'net.pth'
+        >>> WeightsFile.parse("default") is None
+        True
+        """
+        pinned = _PINNED.fullmatch(text)
+        path = Path(text if pinned is None else pinned["path"]).expanduser()
+        if path.suffix.lower() not in WEIGHTS_SUFFIXES:
+            return None
+        if pinned is None:
+            return cls(path.absolute())
+        sha256 = pinned["sha256"].lower()
+        if not _SHA256.fullmatch(sha256):
+            raise InputError(
+                f"Got weights={text!r}, expected 64 hexadecimal digits after '#sha256='; "
+                f"sha256sum {path} prints them"
+            )
+        return cls(path.absolute(), sha256)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a file, and its sha256; in the file's order where ``torch.save`` wrote it."""
+
+    tensors: StateDict
+    sha256: str
 
 
 def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -32,38 +101,90 @@ def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def read_pinned_weights(path: Path, sha256: str) -> StateDict:
-    """Read a ``.pth`` file of tensors, after checking that it is the file it should be.
+def read_weights(path: Path, sha256: str | None = None, *, advice: str) -> Weights:
+    """Read a file of tensors, after checking that it is the file it should be.
+
+    What is checked and what is parsed are the same bytes, so that nobody can change the file in
+    between. Nothing in the file is ever run.
 
     Parameters
     ----------
     path : Path
-        The file.
-    sha256 : str
-        The digest that the catalogue pins.
+        A ``.safetensors`` file, or one that ``torch.save`` wrote (``.pth``, ``.pt``, ``.bin``).
+    sha256 : str, optional
+        The digest that the file must have, or the beginning of it.
+    advice : str
+        What to do about a file that is absent, damaged or another.
 
     Returns
     -------
-    dict of str to Tensor
-        The tensors, in the order of the file.
+    Weights
 
     Raises
     ------
     WeightsError
         When the file is absent, has another digest, or holds anything but tensors.
     """
-    if not path.is_file():
-        raise WeightsError(
-            f"The weights file {path} is missing; install again the package it belongs to"
-        )
-    got = file_sha256(path)
-    if got != sha256:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise WeightsError(f"The weights file {path} does not exist; {advice}") from error
+    except OSError as error:
+        raise WeightsError(f"The weights file {path} cannot be read: {error}; {advice}") from error
+    got = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and not got.startswith(sha256):
         raise WeightsError(
             f"The weights file {path} has sha256 {got}, expected {sha256}; it is damaged or was "
-            "changed: install again the package it belongs to"
+            f"changed: {advice}"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"The weights file {path} cannot be read: {error}") from error
-    return dict(state)
+        if path.suffix.lower() == ".safetensors":
+            tensors = parse_safetensors(content)
+        else:
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            tensors = _unwrap(loaded)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"The weights file {path} is not a whole safetensors file: {error}; {advice}"
+        ) from error
+    except Exception as error:  # a damaged or hostile pickle fails in any way its bytes choose
+        raise WeightsError(
+            f"The weights file {path} is not a file of tensors alone: {_first_line(error)}; "
+            f"{advice}"
+        ) from error
+    return Weights(tensors, got)
+
+
+def _unwrap(loaded: Any) -> StateDict:
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise TypeError(f"it holds {type(loaded).__name__}, expected a dictionary of tensors")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"{name!r} is {type(tensor).__name__}, expected a tensor; save only "
+                "network.state_dict()"
+            )
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise TypeError(f"{name!r} is not a plain tensor but {tensor.layout}, {tensor.device}")
+    return dict(loaded)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def without_parallel_prefix(tensors: StateDict) -> StateDict:
+    """Return the tensors without the ``module.`` that DataParallel puts before every name.
+
+    Examples
+    --------
+    >>> list(without_parallel_prefix({"module.fc.bias": torch.zeros(1)}))
+    ['fc.bias']
+    """
+    if not all(name.startswith(_DATA_PARALLEL) for name in tensors):
+        return tensors
+    return {name.removeprefix(_DATA_PARALLEL): tensor for name, tensor in tensors.items()}

@@ -10,7 +10,8 @@ import sys
 
 import typer
 
-from featx.cli.backbones import backbones
+from featx.cli.backbones import app as backbones
+from featx.cli.cache import app as cache
 from featx.cli.embed import embed
 from featx.cli.predict import predict
 from featx.cli.select import select
@@ -22,8 +23,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (embed, select, predict, backbones):
+for _command in (embed, select, predict):
     app.command()(_command)
+app.add_typer(backbones, name="backbones")
+app.add_typer(cache, name="cache")
 
 
 def main() -> None:

@@ -62,11 +62,26 @@ def load_unlabelled(images: Path, path_column: str, label_column: str | None) ->
     return Found(paths, skipped=skipped)
 
 
-def make_embedder(backbone: str, device: str, cache: str) -> ImageEmbedder:
+def make_embedder(
+    backbone: str, weights: str, layers: str, pooling: str, views: str, device: str, cache: str
+) -> ImageEmbedder:
     """Return the embedder that the options describe."""
     from featx.embedder import ImageEmbedder
 
-    return ImageEmbedder(backbone, device=device, cache=parse_cache(cache))
+    return ImageEmbedder(
+        backbone,
+        weights=weights,
+        layers=_split(layers),
+        pooling=_split(pooling),
+        views=views,
+        device=device,
+        cache=parse_cache(cache),
+    )
+
+
+def _split(names: str) -> str | list[str]:
+    parts = [name.strip() for name in names.split(",")]
+    return parts[0] if len(parts) == 1 else parts
 
 
 def parse_cache(cache: str) -> str | None:

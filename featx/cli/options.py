@@ -16,6 +16,16 @@ ImagesOrList = Annotated[
     typer.Argument(help=f"{_IMAGES}, or - for a list on standard input, one path a line."),
 ]
 Backbone = Annotated[str, typer.Option(help="The network; see 'featx backbones'.")]
+Weights = Annotated[
+    str, typer.Option(help="'default', a tag, or a .safetensors or .pth file of the network.")
+]
+Layers = Annotated[str, typer.Option(help="Layers to take, separated by commas; or 'multilevel'.")]
+Pooling = Annotated[
+    str, typer.Option(help="One for all layers or one for each: 'avg', 'max', 'gem', 'grid2', …")
+]
+Views = Annotated[
+    str, typer.Option(help="'center', 'flip', 'five_crops', 'ten_crops' or 'multiscale'.")
+]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …")]
 Cache = Annotated[
     str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'none' keeps none.")

@@ -16,8 +16,12 @@ from featx.cli.options import (
     Device,
     Images,
     LabelColumn,
+    Layers,
     PathColumn,
+    Pooling,
     SkipUnreadable,
+    Views,
+    Weights,
 )
 from featx.cli.printing import print_json, print_table, report_failures, report_skipped
 
@@ -38,6 +42,10 @@ def select(
     jobs: Annotated[int, typer.Option(help="Worker processes of the search.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the folds and the heads.")] = 0,
     backbone: Backbone = "efficientnet_lite0",
+    weights: Weights = "default",
+    layers: Layers = "penultimate",
+    pooling: Pooling = "avg",
+    views: Views = "center",
     device: Device = "auto",
     cache: Cache = "auto",
     skip_unreadable: SkipUnreadable = False,
@@ -60,7 +68,7 @@ def select(
             train_images,
             test_images,
             heads=heads if heads == "all" else [name.strip() for name in heads.split(",")],
-            embedder=make_embedder(backbone, device, cache),
+            embedder=make_embedder(backbone, weights, layers, pooling, views, device, cache),
             cv=folds,
             n_jobs=jobs,
             random_state=seed,

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from featx.errors import DecodeFailure, ImageDecodeError
+from featx.extraction.claiming import OpenClaims
+from featx.extraction.contents import Contents, MemoMistakenError
 from featx.extraction.runtime import ExecutionPlan, open_runtime
-from featx.extraction.stream import load_in_order, stream_batches
+from featx.extraction.stream import stream_batches
+from featx.extraction.work import Work
 from featx.images.decode import decode_content
-from featx.images.digest import digest_content
-from featx.images.sources import describe_item, read_content
+from featx.images.preprocess import count_views
+from featx.images.sources import describe_item
 from featx.progress import progress_bar
+from featx.store.session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from typing import Any
 
+    import numpy as np
     import torch
 
     from featx.backbones.frozen import FrozenBackbone
+    from featx.backbones.taps import Tap
     from featx.images.limits import Limits
-    from featx.store.cache import EmbeddingTable
-    from featx.store.session import Claim, Session
+    from featx.store.memo import StatMemo
+    from featx.store.session import Session
+    from featx.store.table import EmbeddingTable
 
-# How many images may be read and hashed ahead of the one that is waited for.
-DIGESTS_AHEAD = 256
+# Images that are digested, looked up and computed before the next ones are looked at: many batches,
+# so that little is lost where one window ends, and few enough to bound the memory.
+WINDOW = 4096
+
+# Images a claim takes at most; a crash loses no more than one such flush.
+_LARGEST_CLAIM = 256
 
 
 @dataclass(frozen=True)
@@ -50,17 +59,44 @@ class Extraction:
     failures: tuple[DecodeFailure, ...]
 
 
+@dataclass(frozen=True)
+class Stores:
+    """Where the embeddings of each tap are kept, and what knows the digests of files.
+
+    Attributes
+    ----------
+    tables : sequence of EmbeddingTable
+        One for each tap.
+    further_tables : sequence of EmbeddingTable
+        One for each further tap.
+    memo : StatMemo
+        The digests of files that have not changed.
+    """
+
+    tables: Sequence[EmbeddingTable]
+    further_tables: Sequence[EmbeddingTable]
+    memo: StatMemo
+
+
 class Extractor:
     """Computes each distinct image among some items once, through a cache where there is one.
+
+    It may be called for one window of images after the other: what it has opened stays open.
 
     Parameters
     ----------
     backbone : FrozenBackbone
         The network and its recipe.
+    taps : sequence of Tap
+        What to take from the network; an embedding is their concatenation.
+    further_taps : sequence of Tap
+        What to store beside, whenever the network runs.
+    views : str
+        Which views of an image are averaged.
     plan : ExecutionPlan
-        How and where it runs.
-    table : EmbeddingTable or None
-        Where embeddings of this network are kept; None keeps nothing.
+        How and where the network runs.
+    stores : Stores or None
+        Where embeddings are kept; None keeps nothing.
     num_workers : int
         Threads that read and decode; 0 does it in the calling thread.
     stop_at_failure : bool
@@ -74,29 +110,40 @@ class Extractor:
     def __init__(
         self,
         backbone: FrozenBackbone,
+        taps: Sequence[Tap],
         plan: ExecutionPlan,
         *,
-        table: EmbeddingTable | None,
+        further_taps: Sequence[Tap] = (),
+        views: str = "center",
+        stores: Stores | None,
         num_workers: int,
         stop_at_failure: bool,
         limits: Limits,
         progress: bool | str,
     ) -> None:
         self._backbone = backbone
+        self._taps = tuple(taps)
         self._plan = plan
-        self._table = table
+        self._stores = stores
+        # Without a cache there is nowhere to keep what was not asked for.
+        self._computed_taps = self._taps if stores is None else (*self._taps, *further_taps)
+        self._views = views
         self._num_workers = num_workers
         self._stop_at_failure = stop_at_failure
         self._limits = limits
         self._progress = progress
 
-    def extract(self, items: Sequence[Any]) -> Extraction:
+    def extract(
+        self, items: Sequence[Any], advance: Callable[[int], None] | None = None
+    ) -> Extraction:
         """Embed the items.
 
         Parameters
         ----------
         items : sequence
             Paths, bytes, PIL images, arrays or tensors.
+        advance : callable, optional
+            Is told how many images are done, in place of a progress bar of this call.
 
         Returns
         -------
@@ -108,85 +155,90 @@ class Extractor:
         ImageDecodeError
             With the path and the row of the first unreadable image, when ``stop_at_failure``.
         """
-        digests, unreadable = self._digest(items)
-        work = _Work(items, digests, self._backbone.dimension)
-        if self._table is None:
-            with (
-                progress_bar("Embedding", len(work.missing), self._progress) as advance,
-                closing(self._forward(list(work.missing), work)) as computed,
-            ):
-                for keys, _ in computed:
-                    advance(len(keys))
-        else:
-            self._fill_through(self._table, work)
-        reasons = unreadable | work.failed_rows(digests)
+        memo = None if self._stores is None else self._stores.memo
+        with ExitStack() as stack:
+            if advance is None:
+                bar = progress_bar("Embedding", len(items), self._progress)
+                advance = stack.enter_context(bar)
+            try:
+                return self._extract(items, memo, advance)
+            except MemoMistakenError:
+                # A file was rewritten under our hands, or a clock misled the memo.
+                return self._extract(items, None, advance)
+
+    def digest(self, items: Sequence[Any]) -> list[bytes | None]:
+        """Return the digest of each item's content, None where it cannot be read."""
+        memo = None if self._stores is None else self._stores.memo
+        contents = Contents(items, memo, self._limits, self._num_workers)
+        digests, _ = contents.digest(range(len(items)), keep=False, stop_at_failure=False)
+        return digests
+
+    def _extract(
+        self, items: Sequence[Any], memo: StatMemo | None, advance: Callable[[int], None]
+    ) -> Extraction:
+        contents = Contents(items, memo, self._limits, self._num_workers)
+        work = Work(len(items), [self._backbone.dimension(tap) for tap in self._taps])
+        for start in range(0, len(items), WINDOW):
+            rows = range(start, min(start + WINDOW, len(items)))
+            digests, unreadable = contents.digest(
+                rows, keep=True, stop_at_failure=self._stop_at_failure
+            )
+            work.add(digests, unreadable)
+            self._fill(_Window(items, contents, work, _Advance(advance, len(rows), work)))
+            contents.forget()
         failures = tuple(
-            DecodeFailure(row, describe_item(items[row]), reasons[row]) for row in sorted(reasons)
+            DecodeFailure(row, describe_item(items[row]), reason)
+            for row, reason in work.reasons().items()
         )
-        return Extraction(work.vectors_of(digests), digests, failures)
+        return Extraction(work.vectors(), work.digests, failures)
 
-    def _digest(self, items: Sequence[Any]) -> tuple[list[bytes | None], dict[int, str]]:
-        """Return the digest of each item, and why the others could not be read, by row."""
+    def _fill(self, window: _Window) -> None:
+        """Bring in every vector that the window lacks."""
+        missing = window.work.missing
+        if self._stores is None:
+            window.advance.to_missing()
+            with closing(self._forward(list(missing[0]), window)) as computed:
+                for _ in computed:
+                    window.advance.to_missing()
+            return
+        digests = dict.fromkeys(digest for of_tap in missing for digest in of_tap)
+        further = self._stores.further_tables
+        with open_session(self._stores.tables, digests, further) as session:
+            _collect(session, window.work)
+            window.advance.to_missing()
+            while not window.work.is_complete:
+                limit = self._choose_claim(session.remaining)
+                with (
+                    OpenClaims(session, len(self._computed_taps), limit) as claims,
+                    closing(self._forward(claims.digests(), window)) as computed,
+                ):
+                    for keys, vectors in computed:
+                        claims.finish(keys, vectors)
+                        window.advance.to_missing()
+                # What is left is being computed by others: theirs to compute, ours to await.
+                session.wait()
+                _collect(session, window.work)
+                window.advance.to_missing()
 
-        def digest(row: int) -> bytes:
-            return digest_content(read_content(items[row], self._limits))
-
-        digests: list[bytes | None] = []
-        unreadable: dict[int, str] = {}
-        rows = range(len(items))
-        with closing(
-            load_in_order(rows, digest, num_workers=self._num_workers, ahead=DIGESTS_AHEAD)
-        ) as outcomes:
-            for row, outcome in outcomes:
-                if not isinstance(outcome, ImageDecodeError):
-                    digests.append(outcome)
-                    continue
-                if self._stop_at_failure:
-                    raise ImageDecodeError(outcome.source, outcome.reason, row) from outcome
-                unreadable[row] = outcome.reason
-                digests.append(None)
-        return digests, unreadable
-
-    def _fill_through(self, table: EmbeddingTable, work: _Work) -> None:
-        """Fill the work from the cache, computing what is missing and no one else computes."""
-        with table.session(work.missing) as session:
-            _collect(session, work)
-            with progress_bar("Embedding", len(work.missing), self._progress) as advance:
-                while work.missing:
-                    with (
-                        _OpenClaims(session) as claims,
-                        closing(self._forward(claims.digests(), work)) as computed,
-                    ):
-                        for keys, vectors in computed:
-                            claims.finish(keys, vectors)
-                            advance(len(keys))
-                    # What is left is being computed by others: theirs to compute, ours to await.
-                    session.wait()
-                    advance(_collect(session, work))
+    def _choose_claim(self, remaining: int) -> int:
+        # Small pieces of small work, so that others who want the same images share it.
+        return max(self._plan.batch_size, min(_LARGEST_CLAIM, remaining // 8))
 
     def _forward(
-        self, digests: Iterable[bytes], work: _Work
-    ) -> Generator[tuple[list[bytes], np.ndarray]]:
+        self, digests: Iterable[bytes], window: _Window
+    ) -> Generator[tuple[list[bytes], list[np.ndarray]]]:
         """Run the network over the images of some digests and place the vectors.
 
-        What is yielded, batch by batch, are the digests that are done and the vectors of those
-        that could be decoded, which come first.
+        What is yielded, batch by batch, are the digests that are done and, for each computed tap,
+        the vectors of those that could be decoded, which come first.
         """
-
-        def load(digest: bytes) -> torch.Tensor:
-            item = work.item(digest)
-            source = describe_item(item)
-            content = read_content(item, self._limits)
-            if digest_content(content) != digest:
-                raise ImageDecodeError(source, "it changed while it was being read")
-            pixels = decode_content(content, source, self._limits)
-            return self._backbone.preprocessing.apply(pixels, source)
-
+        n_views = count_views(self._views)
         batches = stream_batches(
             digests,
-            load,
-            batch_size=self._plan.batch_size,
-            image_size=self._backbone.preprocessing.image_size,
+            self._loader(window),
+            # A batch of the network holds all views of some images.
+            batch_size=max(1, self._plan.batch_size // n_views),
+            shape=(n_views, 3, *2 * (self._backbone.preprocessing.image_size,)),
             num_workers=self._num_workers,
         )
         # Closed at once when something goes wrong: an exception that somebody keeps would otherwise
@@ -195,128 +247,59 @@ class Extractor:
             for batch in batches:
                 for digest, error in batch.failures:
                     if self._stop_at_failure:
-                        row = work.row(digest)
+                        row = window.work.row(digest)
                         raise ImageDecodeError(error.source, error.reason, row) from error
-                    work.fail(digest, error.reason)
-                # Built at the first batch, so that nothing is built where all is in the cache.
-                runtime = open_runtime(self._backbone, self._plan)
-                vectors = runtime.run(batch.pixels)[: len(batch.keys)]
-                work.place(batch.keys, vectors)
+                    window.work.fail(digest, error.reason)
+                vectors = self._run(batch.pixels, len(batch.keys))
+                for tap in range(len(self._taps)):
+                    window.work.place(tap, batch.keys, vectors[tap])
                 yield batch.keys + [digest for digest, _ in batch.failures], vectors
 
+    def _run(self, pixels: torch.Tensor, n_images: int) -> list[np.ndarray]:
+        """Return each computed tap's vectors of a batch of views, their views averaged."""
+        rows = pixels.flatten(0, 1)
+        # Opened at the first batch, so that nothing is built where all is in the cache.
+        runtime = open_runtime(self._backbone, self._computed_taps, self._plan, len(rows))
+        vectors = [of_tap.reshape(*pixels.shape[:2], -1)[:n_images] for of_tap in runtime.run(rows)]
+        return [of_tap[:, 0] if of_tap.shape[1] == 1 else of_tap.mean(1) for of_tap in vectors]
 
-def _collect(session: Session, work: _Work) -> int:
-    """Take what the cache has by now, and return how many embeddings that were."""
-    before = len(work.missing)
-    for digests, vectors in session.collect():
-        work.place(digests, vectors)
-    return before - len(work.missing)
+    def _loader(self, window: _Window) -> Callable[[bytes], torch.Tensor]:
+        def load(digest: bytes) -> torch.Tensor:
+            row = window.work.row(digest)
+            source = describe_item(window.items[row])
+            content = window.contents.read(row, digest)
+            pixels = decode_content(content, source, self._limits)
+            return self._backbone.preprocessing.views(pixels, self._views, source)
 
-
-class _Work:
-    """The distinct images among some items: what is missing, and where each vector goes."""
-
-    def __init__(
-        self, items: Sequence[Any], digests: Sequence[bytes | None], dimension: int
-    ) -> None:
-        self._items = items
-        self._rows: dict[bytes, int] = {}
-        for row, digest in enumerate(digests):
-            if digest is not None:
-                self._rows.setdefault(digest, row)
-        self._places = {digest: place for place, digest in enumerate(self._rows)}
-        self._vectors = np.full((len(self._rows), dimension), np.nan, dtype=np.float32)
-        self._reasons: dict[bytes, str] = {}
-        # A dict for an ordered set: images are computed in the order they were given.
-        self.missing: dict[bytes, None] = dict.fromkeys(self._rows)
-
-    def row(self, digest: bytes) -> int:
-        """Return the first row that shows the image."""
-        return self._rows[digest]
-
-    def item(self, digest: bytes) -> Any:
-        """Return the first item that is the image."""
-        return self._items[self._rows[digest]]
-
-    def place(self, digests: Sequence[bytes], vectors: np.ndarray) -> None:
-        """Keep the vectors of some digests."""
-        self._vectors[[self._places[digest] for digest in digests]] = vectors
-        for digest in digests:
-            self.missing.pop(digest, None)
-
-    def fail(self, digest: bytes, reason: str) -> None:
-        """Note that an image cannot be decoded."""
-        self._reasons[digest] = reason
-        self.missing.pop(digest, None)
-
-    def failed_rows(self, digests: Sequence[bytes | None]) -> dict[int, str]:
-        """Return the reason for each row whose image cannot be decoded."""
-        return {
-            row: self._reasons[digest]
-            for row, digest in enumerate(digests)
-            if digest is not None and digest in self._reasons
-        }
-
-    def vectors_of(self, digests: Sequence[bytes | None]) -> np.ndarray:
-        """Return one row per digest; NaN for None."""
-        if len(self._rows) == len(digests):
-            return self._vectors
-        result = np.full((len(digests), self._vectors.shape[1]), np.nan, dtype=np.float32)
-        rows = [row for row, digest in enumerate(digests) if digest is not None]
-        result[rows] = self._vectors[
-            [self._places[digest] for digest in digests if digest is not None]
-        ]
-        return result
+        return load
 
 
-class _OpenClaims:
-    """The claims of one run over the stream: drawn as decoding goes, stored as they fill up."""
+@dataclass(frozen=True)
+class _Window:
+    """What one window of images needs while it is filled."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._open: dict[bytes, _OpenClaim] = {}
-
-    def __enter__(self) -> _OpenClaims:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Also when something went wrong: what was computed until then is kept.
-        for claim in set(self._open.values()):
-            claim.close()
-
-    def digests(self) -> Iterator[bytes]:
-        """Draw claim after claim until nothing is left that nobody computes."""
-        while (claim := self._session.claim()) is not None:
-            self._open.update(dict.fromkeys(claim.digests, _OpenClaim(claim)))
-            yield from claim.digests
-
-    def finish(self, digests: Sequence[bytes], vectors: np.ndarray) -> None:
-        """Store what is done; the first ``len(vectors)`` digests have vectors."""
-        for place, digest in enumerate(digests):
-            claim = self._open.pop(digest)
-            claim.finish(digest, vectors[place] if place < len(vectors) else None)
+    items: Sequence[Any]
+    contents: Contents
+    work: Work
+    advance: _Advance
 
 
-class _OpenClaim:
-    """A claim being computed: it is written when its last image is done."""
+class _Advance:
+    """Moves the progress bar to what is no longer missing of a window of rows."""
 
-    def __init__(self, claim: Claim) -> None:
-        self._claim = claim
-        self._waiting = len(claim.digests)
-        self._digests: list[bytes] = []
-        self._vectors: list[np.ndarray] = []
+    def __init__(self, advance: Callable[[int], None], n_rows: int, work: Work) -> None:
+        self._advance = advance
+        self._left = n_rows
+        self._work = work
 
-    def finish(self, digest: bytes, vector: np.ndarray | None) -> None:
-        """Take one image's vector, or None where it could not be decoded."""
-        self._waiting -= 1
-        if vector is not None:
-            self._digests.append(digest)
-            self._vectors.append(vector)
-        if self._waiting == 0:
-            self.close()
+    def to_missing(self) -> None:
+        """Count as done what the first tap no longer lacks."""
+        left = len(self._work.missing[0])
+        self._advance(self._left - left)
+        self._left = left
 
-    def close(self) -> None:
-        """Store what was computed and let go of the rest."""
-        with self._claim as claim:
-            if self._digests:
-                claim.store(self._digests, np.stack(self._vectors))
+
+def _collect(session: Session, work: Work) -> None:
+    """Take what the cache has by now."""
+    for table, digests, vectors in session.collect():
+        work.place(table, digests, vectors)

@@ -21,7 +21,10 @@ from featx.errors import InputError, did_you_mean
 from featx.images.silence import warnings_silenced
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featx.backbones.frozen import FrozenBackbone
+    from featx.backbones.taps import Tap
 
 RUNTIMES = ("auto", "onnx", "torch")
 
@@ -29,8 +32,8 @@ RUNTIMES = ("auto", "onnx", "torch")
 class Runtime(Protocol):
     """Executes a network on batches of one shape."""
 
-    def run(self, pixels: torch.Tensor) -> np.ndarray:
-        """Map uint8 (batch_size, 3, side, side) to float32 (batch_size, dimension)."""
+    def run(self, pixels: torch.Tensor) -> list[np.ndarray]:
+        """Map uint8 (rows, 3, side, side) to float32 (rows, dimension) for each tap."""
         ...
 
 
@@ -121,23 +124,29 @@ def _choose_batch_size(batch_size: int | str, on_cpu: bool) -> int:
     return int(batch_size)
 
 
-def open_runtime(backbone: FrozenBackbone, plan: ExecutionPlan) -> Runtime:
-    """Build what executes a backbone; the same object for the same backbone and plan.
+def open_runtime(
+    backbone: FrozenBackbone, taps: tuple[Tap, ...], plan: ExecutionPlan, rows: int
+) -> Runtime:
+    """Build what executes a backbone; the same object for the same arguments.
 
     Parameters
     ----------
     backbone : FrozenBackbone
         What to execute.
+    taps : tuple of Tap
+        What to take from it.
     plan : ExecutionPlan
         How and where.
+    rows : int
+        How many images a batch has.
 
     Returns
     -------
     Runtime
-        Ready to run batches of ``plan.batch_size`` images.
+        Ready to run batches of that many images.
     """
     with _building:
-        return _open_runtime(backbone, plan, torch.get_num_threads(), os.getpid())
+        return _open_runtime(backbone, taps, plan, rows, torch.get_num_threads(), os.getpid())
 
 
 # torch's exporter is not made for several threads at once, and one runtime is enough for all.
@@ -163,11 +172,18 @@ if hasattr(os, "register_at_fork"):
 # was opened with, while a worker of joblib may lower it later, and a forked child has none of them.
 @functools.lru_cache(maxsize=4)
 def _open_runtime(
-    backbone: FrozenBackbone, plan: ExecutionPlan, threads: int, _process: int
+    backbone: FrozenBackbone,
+    taps: tuple[Tap, ...],
+    plan: ExecutionPlan,
+    rows: int,
+    threads: int,
+    _process: int,
 ) -> Runtime:
+    network = backbone.network(taps)
     if plan.runtime == "onnx":
-        return OnnxRuntime(backbone, plan.batch_size, threads)
-    return TorchRuntime(backbone, plan.device)
+        side = backbone.preprocessing.image_size
+        return OnnxRuntime(export_onnx(network, rows, side, backbone.name), threads)
+    return TorchRuntime(network, plan.device)
 
 
 class TorchRuntime:
@@ -177,58 +193,65 @@ class TorchRuntime:
     torch shares out its sums by the threads and the memory that it finds.
     """
 
-    def __init__(self, backbone: FrozenBackbone, device: str) -> None:
+    def __init__(self, network: nn.Module, device: str) -> None:
         self._device = torch.device(device)
         # A copy, because the layout is changed and the backbone is shared.
-        network = copy.deepcopy(backbone.network).to(self._device)
-        self._network = network.to(memory_format=torch.channels_last)
+        moved = copy.deepcopy(network).to(self._device)
+        self._network = moved.to(memory_format=torch.channels_last)
 
-    def run(self, pixels: torch.Tensor) -> np.ndarray:
-        """Map uint8 (n, 3, side, side) to float32 (n, dimension)."""
+    def run(self, pixels: torch.Tensor) -> list[np.ndarray]:
+        """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap."""
         batch = pixels.to(self._device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             embeddings = self._network(batch)
-        vectors: np.ndarray = embeddings.float().cpu().numpy()
-        return vectors
+        return [of_tap.float().cpu().numpy() for of_tap in embeddings]
 
 
 class OnnxRuntime:
     """The network as an ONNX graph in ONNX Runtime, on the CPU."""
 
-    def __init__(self, backbone: FrozenBackbone, batch_size: int, threads: int) -> None:
+    def __init__(self, graph: bytes, threads: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors: its warnings are about graph shapes, not for users
         self._session = onnxruntime.InferenceSession(
-            export_onnx(backbone, batch_size), options, providers=["CPUExecutionProvider"]
+            graph, options, providers=["CPUExecutionProvider"]
         )
         self._input = self._session.get_inputs()[0].name
 
-    def run(self, pixels: torch.Tensor) -> np.ndarray:
-        """Map uint8 (batch_size, 3, side, side) to float32 (batch_size, dimension)."""
-        (vectors,) = self._session.run(None, {self._input: pixels.numpy()})
-        return np.asarray(vectors, dtype=np.float32)
+    def run(self, pixels: torch.Tensor) -> list[np.ndarray]:
+        """Map uint8 (rows, 3, side, side) to float32 (rows, dimension) for each tap."""
+        outputs = self._session.run(None, {self._input: pixels.numpy()})
+        return [np.asarray(of_tap, dtype=np.float32) for of_tap in outputs]
 
 
-def export_onnx(backbone: FrozenBackbone, batch_size: int) -> bytes:
-    """Return the backbone's network as a serialised ONNX graph for one batch shape.
+def export_onnx(network: nn.Module, rows: int, side: int, name: str) -> bytes:
+    """Return a network as a serialised ONNX graph for one batch shape.
+
+    Parameters
+    ----------
+    network : Module
+        Maps uint8 (rows, 3, side, side) to a tuple of tensors.
+    rows, side : int
+        How many images a batch has, and their side in pixels.
+    name : str
+        What to call the network in an error.
 
     Raises
     ------
     InputError
         When the network cannot be exported, or not at this size of images.
     """
-    side = backbone.preprocessing.image_size
-    example = torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
+    example = torch.zeros(rows, 3, side, side, dtype=torch.uint8)
     # What torch says to itself while it exports is nothing that a user could act on.
     try:
         with warnings_silenced():
-            program = torch.onnx.export(backbone.network, (example,), dynamo=True, verbose=False)
+            program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise InputError(
-            f"{backbone.name} with image_size={side} cannot be exported to ONNX; choose "
+            f"{name} with image_size={side} cannot be exported to ONNX; choose "
             "runtime='torch', or another image_size"
         ) from error
     if program is None:

@@ -30,7 +30,7 @@ class Batch(Generic[Key]):
     Attributes
     ----------
     pixels : Tensor
-        uint8 (batch_size, 3, side, side).
+        uint8 (batch_size, n_views, 3, side, side).
     keys : list
         The key of each image, in the order of the rows.
     failures : list of (key, ImageDecodeError)
@@ -57,7 +57,7 @@ def stream_batches(
     load: Callable[[Key], torch.Tensor],
     *,
     batch_size: int,
-    image_size: int,
+    shape: tuple[int, ...],
     num_workers: int,
 ) -> Generator[Batch[Key]]:
     """Load images in threads and yield them in order, in batches of one shape.
@@ -70,12 +70,12 @@ def stream_batches(
     keys : iterable
         One key per image.
     load : callable
-        Returns the pixels of a key, uint8 (3, image_size, image_size). An `ImageDecodeError` of it
-        becomes a failure of the batch; any other exception ends the stream.
+        Returns the pixels of a key, uint8 of ``shape``. An `ImageDecodeError` of it becomes a
+        failure of the batch; any other exception ends the stream.
     batch_size : int
-        Rows of a batch.
-    image_size : int
-        Side of the images in pixels.
+        Images of a batch.
+    shape : tuple of int
+        The shape of each image's pixels, such as (n_views, 3, side, side).
     num_workers : int
         Threads that load; 0 loads in the calling thread.
 
@@ -84,9 +84,8 @@ def stream_batches(
     Batch
         Full but for the last; the padding is zeros.
     """
-    shape = (batch_size, 3, image_size, image_size)
     ahead = BATCHES_AHEAD * batch_size
-    batch: Batch[Key] = Batch(torch.zeros(shape, dtype=torch.uint8))
+    batch: Batch[Key] = Batch(torch.zeros(batch_size, *shape, dtype=torch.uint8))
     with closing(load_in_order(keys, load, num_workers=num_workers, ahead=ahead)) as loaded:
         for key, outcome in loaded:
             if isinstance(outcome, ImageDecodeError):
@@ -95,7 +94,7 @@ def stream_batches(
             batch.append(key, outcome)
             if batch.is_full:
                 yield batch
-                batch = Batch(torch.zeros(shape, dtype=torch.uint8))
+                batch = Batch(torch.zeros(batch_size, *shape, dtype=torch.uint8))
     if batch.keys or batch.failures:
         yield batch
 

@@ -97,7 +97,11 @@ def open_archive(path: str) -> Archive:
     status = Path(path).stat()
     # The process is part of the key: a forked child that shared the parent's file position would
     # read another file's bytes.
-    key = (path, status.st_ino, status.st_size, status.st_mtime_ns, os.getpid())
+    key = (
+        path,
+        *(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns),
+        os.getpid(),
+    )
     with _lock:
         archive = _open.pop(key, None)
         if archive is None:

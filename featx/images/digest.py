@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -39,10 +41,15 @@ def digest_content(content: bytes | npt.NDArray[np.generic]) -> bytes:
     """
     if isinstance(content, bytes):
         return xxhash.xxh3_128_digest(content, seed=_FILE_SEED)
-    state = xxhash.xxh3_128(f"{content.dtype.str} {content.shape} ".encode(), seed=_ARRAY_SEED)
+    state = xxhash.xxh3_128(_header(content.dtype, content.shape), seed=_ARRAY_SEED)
     if content.flags.c_contiguous:
-        state.update(content.reshape(-1).view(np.uint8).data)
+        state.update(content.data)
     else:  # row by row, so that only a row is copied at a time
         for row in content:
             state.update(np.ascontiguousarray(row).reshape(-1).view(np.uint8).data)
     return state.digest()
+
+
+@functools.lru_cache(maxsize=64)
+def _header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
+    return f"{dtype.str} {shape} ".encode()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from featx.errors import ImageDecodeError, InputError, did_you_mean
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_RESIZED_PIXELS = 2**25
 """The largest width x height an image may be resized to: 100 MB of pixels."""
@@ -23,6 +21,18 @@ PIXELS_VERSION = 1
 every fingerprint, so that no cache can mix the two."""
 
 INTERPOLATIONS = ("bicubic", "bilinear")
+
+CHANNEL_ORDERS = ("rgb", "bgr")
+
+PIXEL_SCALES = (1, 255)
+
+VIEWS = ("center", "flip", "five_crops", "ten_crops", "multiscale")
+
+# Simonyan and Zisserman ("Very deep convolutional networks for large-scale image recognition",
+# ICLR 2015, section 4.2) test networks of the scale S at S - 32, S and S + 32 with S = 256.
+_MULTISCALE_RATIOS = (7 / 8, 1, 9 / 8)
+
+_VIEW_COUNTS = {"center": 1, "flip": 2, "five_crops": 5, "ten_crops": 10, "multiscale": 3}
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,15 @@ class Preprocessing:
     interpolation : {"bicubic", "bilinear"}
         How to resize; always with antialiasing.
     mean, std : tuple of three floats
-        Mean and standard deviation of each channel (red, green, blue) on a scale of [0, 1].
+        Mean and standard deviation of each channel, in the channel order and on the pixel scale
+        below. With a mean and a standard deviation of 0.5 the network gets values in [-1, 1].
+    channel_order : {"rgb", "bgr"}
+        The order in which the network takes the channels.
+    pixel_scale : {1, 255}
+        What white is before the mean is taken off: 1, or 255 as networks from Caffe want it.
+    squash : bool
+        Resize both sides to `resize`, whatever the ratio of the image, as some networks of timm
+        want it.
 
     Raises
     ------
@@ -54,6 +72,11 @@ class Preprocessing:
     >>> recipe = Preprocessing(224, 256, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     >>> recipe.apply(torch.zeros(3, 480, 640, dtype=torch.uint8)).shape
     torch.Size([3, 224, 224])
+
+    BGR from 0 to 255 minus a mean, as Caffe fed its networks:
+
+    >>> mean = (103.939, 116.779, 123.68)
+    >>> caffe = Preprocessing(224, 256, "bilinear", mean, (1, 1, 1), "bgr", pixel_scale=255)
     """
 
     image_size: int
@@ -61,15 +84,18 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    channel_order: str = "rgb"
+    pixel_scale: int = 1
+    squash: bool = False
 
     def __post_init__(self) -> None:
         for name in ("image_size", "resize"):
             object.__setattr__(self, name, _checked_length(name, getattr(self, name)))
-        if self.interpolation not in INTERPOLATIONS:
-            raise InputError(
-                f"Got interpolation={self.interpolation!r}, expected 'bicubic' or 'bilinear'"
-                f"{did_you_mean(str(self.interpolation), INTERPOLATIONS) or '.'}"
-            )
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        _check_choice("channel_order", self.channel_order, CHANNEL_ORDERS)
+        if isinstance(self.pixel_scale, bool) or self.pixel_scale not in PIXEL_SCALES:
+            raise InputError(f"Got pixel_scale={self.pixel_scale!r}, expected 1 or 255.")
+        object.__setattr__(self, "pixel_scale", int(self.pixel_scale))
         for name in ("mean", "std"):
             value = tuple(float(channel) for channel in getattr(self, name))
             if len(value) != 3 or not all(map(math.isfinite, value)):
@@ -93,7 +119,8 @@ class Preprocessing:
 
         Returns
         -------
-        torch.Tensor of uint8, shape (3, image_size, image_size), contiguous
+        torch.Tensor of uint8, shape (3, image_size, image_size)
+            Part of the resized image, so not contiguous in general.
 
         Raises
         ------
@@ -101,18 +128,81 @@ class Preprocessing:
             If the image is so elongated that resizing it would take more than
             `MAX_RESIZED_PIXELS` pixels.
         """
+        resized = self._resize(pixels, self.resize, source)
+        cropped: torch.Tensor = functional.center_crop(resized, [self.image_size])
+        return cropped
+
+    def views(
+        self, pixels: torch.Tensor, views: str = "center", source: str = "<pixels>"
+    ) -> torch.Tensor:
+        """Return the views of one image whose vectors are averaged.
+
+        - ``"center"``: the centre crop, as `apply` gives it.
+        - ``"flip"``: the centre crop and its mirror image.
+        - ``"five_crops"``: the four corners of the resized image and its centre.
+        - ``"ten_crops"``: these and their mirror images (Krizhevsky, Sutskever and Hinton, 2012).
+        - ``"multiscale"``: the centre crops of the image resized to 7/8, 1 and 9/8 of `resize` (the
+          scales of Simonyan and Zisserman, 2015: 224, 256 and 288 pixels), but not below the crop.
+
+        Parameters
+        ----------
+        pixels : torch.Tensor of uint8, shape (3, height, width)
+            As `featx.images.decode.decode_content` returns it.
+        views : str
+            One of `VIEWS`.
+        source : str
+            What to call the image in an error.
+
+        Returns
+        -------
+        torch.Tensor of uint8, shape (count_views(views), 3, image_size, image_size)
+
+        Raises
+        ------
+        InputError
+            If there are no such views.
+        ImageDecodeError
+            As `apply`.
+        """
+        count_views(views)
+        if views == "multiscale":
+            lengths = [
+                max(self.image_size, round(ratio * self.resize)) for ratio in _MULTISCALE_RATIOS
+            ]
+            # At its own scale a recipe may have a crop larger than the image: that view is apply's.
+            lengths[1] = self.resize
+            resized = [self._resize(pixels, length, source) for length in lengths]
+            return torch.stack([functional.center_crop(one, [self.image_size]) for one in resized])
+        if views in ("center", "flip"):
+            crops = self.apply(pixels, source)[None]
+        else:
+            crops = self._five_crops(self._resize(pixels, self.resize, source))
+        return torch.cat([crops, crops.flip(-1)]) if views in ("flip", "ten_crops") else crops
+
+    def _five_crops(self, resized: torch.Tensor) -> torch.Tensor:
+        missing = [max(0, self.image_size - length) for length in resized.shape[-2:]]
+        if any(missing):
+            # As the centre crop does: black around an image that is smaller than the crop.
+            bottom, right = missing
+            margins = [right // 2, bottom // 2, right - right // 2, bottom - bottom // 2]
+            resized = functional.pad(resized, margins)
+        crops: tuple[torch.Tensor, ...] = functional.five_crop(resized, [self.image_size])
+        return torch.stack(crops)
+
+    def _resize(self, pixels: torch.Tensor, length: int, source: str) -> torch.Tensor:
+        """Resize the shorter side to a length, or both sides where the recipe squashes."""
+        if self.squash:
+            return _resize(pixels, (length, length), InterpolationMode(self.interpolation))
         height, width = pixels.shape[-2:]
-        long_side = self.resize * max(height, width) // min(height, width)
-        if self.resize * long_side > MAX_RESIZED_PIXELS:
+        long_side = length * max(height, width) // min(height, width)
+        if length * long_side > MAX_RESIZED_PIXELS:
             raise ImageDecodeError(
                 source,
                 f"{width} x {height} pixels are too elongated: with the shorter side at "
-                f"{self.resize} pixels the longer would be {long_side:,}",
+                f"{length} pixels the longer would be {long_side:,}",
             )
-        size = (long_side, self.resize) if height > width else (self.resize, long_side)
-        resized = _resize(pixels, size, InterpolationMode(self.interpolation))
-        cropped: torch.Tensor = functional.center_crop(resized, [self.image_size])
-        return cropped.contiguous()
+        size = (long_side, length) if height > width else (length, long_side)
+        return _resize(pixels, size, InterpolationMode(self.interpolation))
 
     def describe(self) -> dict[str, Any]:
         """Return everything that can change a pixel, in plain JSON types, for a fingerprint.
@@ -130,7 +220,34 @@ class Preprocessing:
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
+            "channel_order": self.channel_order,
+            "pixel_scale": self.pixel_scale,
+            "squash": self.squash,
         }
+
+
+def count_views(views: str) -> int:
+    """Return how many views of each image a choice of views takes.
+
+    Raises
+    ------
+    InputError
+        If there is no such choice.
+
+    Examples
+    --------
+    >>> count_views("center"), count_views("ten_crops")
+    (1, 10)
+    """
+    _check_choice("views", views, VIEWS)
+    return _VIEW_COUNTS[views]
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        expected = " or ".join(map(repr, choices)) if len(choices) == 2 else f"one of {choices}"
+        hint = did_you_mean(str(value), choices)
+        raise InputError(f"Got {name}={value!r}, expected {expected}{hint or '.'}")
 
 
 def _resize(

@@ -276,6 +276,8 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
         return item
     if isinstance(item, (str, os.PathLike)):
         return _read_file(item, limits)
+    if type(item) is np.ndarray and item.dtype == np.uint8 and item.shape[2:] == (3,) and item.size:
+        return item  # the usual form is not described first, in case it should be wrong
     source = describe_item(item)
     if isinstance(item, (bytearray, memoryview)):
         return bytes(item)

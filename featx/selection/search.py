@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
-from featx.embedder import ImageEmbedder
+from featx.embedder import ImageEmbedder, choices_of_layers
 from featx.errors import InputError
 from featx.selection.heads import choose_heads
 
@@ -19,6 +20,7 @@ def head_search(
     heads: str | Iterable[str] = "all",
     *,
     embedder: ImageEmbedder | None = None,
+    layers: Sequence[Any] | None = None,
     backbones: Sequence[str] | None = None,
     cv: Any = 5,
     scoring: Any = "accuracy",
@@ -39,6 +41,10 @@ def head_search(
         ``"k_nearest_neighbors"``, each with its scaling and a small grid.
     embedder : ImageEmbedder, optional
         What turns images into embeddings; by default ``ImageEmbedder()``.
+    layers : sequence, optional
+        Layers to choose among as well: each a value of the embedder's ``layers``, or a pair of
+        ``layers`` and ``pooling``, such as ``("blocks.4", "grid2")``. All of them are kept in the
+        cache at the first forward of an image, so that it is the only one.
     backbones : sequence of str, optional
         Networks to choose among as well; by default the embedder's own.
     cv : int, splitter or iterable, default=5
@@ -87,13 +93,23 @@ def head_search(
     if isinstance(cv, int):
         cv = StratifiedKFold(cv, shuffle=True, random_state=random_state)
     networks = {} if backbones is None else {"embedder__backbone": list(backbones)}
+    choices: list[dict[str, list[Any]]] = [{}]
+    if layers is not None:
+        pairs = choices_of_layers("layers", layers)
+        embedder = clone(embedder).set_params(also_cache=pairs)
+        choices = [
+            {"embedder__layers": [layer], "embedder__pooling": [pooling]}
+            for layer, pooling in pairs
+        ]
     grids = [
         {
             **networks,
+            **choice,
             "scaler": [head.scaler],
             "head": [head.classifier],
             **{f"head__{name}": values for name, values in head.grid.items()},
         }
+        for choice in choices
         for head in chosen
     ]
     steps = [("embedder", embedder), ("scaler", chosen[0].scaler), ("head", chosen[0].classifier)]

@@ -8,49 +8,51 @@ those of others. Who computes what is settled by claims.
 from __future__ import annotations
 
 import os
-import re
-import time
-import uuid
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import platformdirs
 
-from featx.errors import CacheWarning, InputError, SchemaError
-from featx.files import write_atomically
-from featx.store.claims import ClaimFolder
-from featx.store.session import Session
-from featx.store.shards import (
-    DIGEST_BYTES,
-    FORMAT_VERSION,
-    SUFFIX,
-    Shard,
-    shard_schema,
-    write_shard,
+from featx.errors import InputError, did_you_mean
+from featx.store.layout import is_fingerprint, table_folder, table_folders
+from featx.store.management import (
+    CacheInfo,
+    RemovalReport,
+    VerifyReport,
+    clear_cache,
+    describe_cache,
+    prune_cache,
+    verify_cache,
 )
+from featx.store.shards import FORMAT_VERSION
+from featx.store.table import EmbeddingTable as EmbeddingTable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Mapping
+    from typing import Any
 
-    from numpy.typing import NDArray
+DEFAULT_MAX_BYTES = 20_000_000_000
 
-# Rows are served in pieces of at most this many, so that a large shard needs little memory.
-_ROWS_AT_ONCE = 4096
+# Values of FEATX_CACHE that turn the cache off.
+_OFF = ("none", "off")
 
 
 class EmbeddingCache:
     """A folder in which embeddings are kept, by the content of their image.
 
-    Making the object does nothing to the disk, and it holds nothing but a string, so it can be
-    cloned, pickled and sent to workers.
+    Making the object does nothing to the disk, and it holds nothing but its parameters, so it can
+    be cloned, pickled and sent to workers.
 
     Parameters
     ----------
     directory : str or path-like, optional
         The folder; ``~`` is the home folder. By default it is what the environment variable
         ``FEATX_CACHE`` names when the cache is used, else the user's cache folder for featx.
+    max_bytes : int or None, default=20_000_000_000
+        What the folder may take on the disk. Above it, the shards that have not been used for the
+        longest time are dropped, and what was in them is computed again when it is asked for.
+        Each process that writes looks after a twentieth of it what others have written, so that
+        several at a time may go that much beyond. None is no limit.
 
     Examples
     --------
@@ -60,19 +62,32 @@ class EmbeddingCache:
     True
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        max_bytes: int | None = DEFAULT_MAX_BYTES,
+    ) -> None:
+        # A string, so that a saved model needs no further type to be trusted by who loads it.
         self.directory = None if directory is None else os.fspath(directory)
+        self.max_bytes = max_bytes
 
     def __repr__(self) -> str:
-        return f"EmbeddingCache({'' if self.directory is None else repr(self.directory)})"
+        parts = [] if self.directory is None else [repr(self.directory)]
+        if self.max_bytes != DEFAULT_MAX_BYTES:
+            parts.append(f"max_bytes={self.max_bytes!r}")
+        return f"EmbeddingCache({', '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EmbeddingCache):
             return NotImplemented
-        return self.directory == other.directory
+        return self._parameters() == other._parameters()
 
     def __hash__(self) -> int:
-        return hash((EmbeddingCache, self.directory))
+        return hash(self._parameters())
+
+    def _parameters(self) -> tuple[str | None, int | None]:
+        return self.directory, self.max_bytes
 
     @property
     def folder(self) -> Path:
@@ -83,7 +98,7 @@ class EmbeddingCache:
         InputError
             The folder begins with ``~`` and there is no such home folder.
         """
-        named = self.directory or os.environ.get("FEATX_CACHE")
+        named = self.directory or _folder_of_environment()
         folder = Path(named) if named else platformdirs.user_cache_path("featx", appauthor=False)
         try:
             return folder.expanduser()
@@ -98,7 +113,9 @@ class EmbeddingCache:
             return False
         return os.access(self.folder, os.W_OK | os.X_OK)
 
-    def table(self, fingerprint: str, dimension: int) -> EmbeddingTable:
+    def table(
+        self, fingerprint: str, dimension: int, recipe: Mapping[str, Any] | None = None
+    ) -> EmbeddingTable:
         """Return the embeddings that one fingerprint stands for.
 
         Parameters
@@ -107,6 +124,9 @@ class EmbeddingCache:
             Everything that can change a vector, as letters, digits, ``-`` and ``_``.
         dimension : int
             The length of an embedding.
+        recipe : mapping, optional
+            What the fingerprint stands for, as JSON types; it is kept beside the embeddings, so
+            that `info` can tell what they are.
 
         Returns
         -------
@@ -116,229 +136,152 @@ class EmbeddingCache:
         Raises
         ------
         InputError
-            The fingerprint cannot name a folder, or the dimension is not positive.
+            The fingerprint cannot name a folder, or the dimension or the limit is not positive.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", fingerprint):
+        if not is_fingerprint(fingerprint):
             raise InputError(
                 f"Got the fingerprint {fingerprint!r}, expected 1 to 200 letters, digits, '-', '_'"
             )
         if dimension < 1:
             raise InputError(f"Got the dimension {dimension}, expected at least 1")
-        # Tables of another format lie beside each other, so that versions can share a cache.
-        folder = self.folder / f"v{FORMAT_VERSION}" / fingerprint
-        return EmbeddingTable(folder, fingerprint, dimension)
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise InputError(f"Got max_bytes={self.max_bytes!r}, expected at least 1, or None")
+        folder = table_folder(self.folder, FORMAT_VERSION, fingerprint)
+        return EmbeddingTable(folder, fingerprint, dimension, recipe, self.max_bytes)
 
-
-class EmbeddingTable:
-    """The stored embeddings of one fingerprint; of `EmbeddingCache.table`.
-
-    An object sees what others store while it is in use. It may be used by several threads. A
-    table that cannot be read or written is no error: it issues one `CacheWarning` for each kind
-    of trouble, and what it does not serve is computed.
-
-    Parameters
-    ----------
-    folder : Path
-        Where its shards lie.
-    fingerprint : str
-        What computed the embeddings.
-    dimension : int
-        The length of an embedding.
-    """
-
-    def __init__(self, folder: Path, fingerprint: str, dimension: int) -> None:
-        self.folder = folder
-        self.fingerprint = fingerprint
-        self.dimension = dimension
-        self.claims = ClaimFolder(folder)
-        self._schema = shard_schema(fingerprint, dimension)
-        self._shards: dict[str, Shard] = {}
-        self._damaged: set[str] = set()
-        self._warned: set[str] = set()
-
-    def __reduce__(self) -> tuple[type[EmbeddingTable], tuple[Path, str, int]]:
-        return EmbeddingTable, (self.folder, self.fingerprint, self.dimension)
-
-    def lookup(self, digests: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Return the stored embeddings of images.
-
-        Parameters
-        ----------
-        digests : sequence of bytes
-            16 bytes each; repeats are allowed.
+    def info(self) -> CacheInfo:
+        """Return what the cache holds: each fingerprint, its rows, its bytes and its last use.
 
         Returns
         -------
-        found : ndarray of bool, shape (n,)
-            Which of them are stored, and sound.
-        vectors : ndarray of float32, shape (n_found, dimension)
-            Their embeddings, in the order of the request.
-
-        Warns
-        -----
-        CacheWarning
-            Rows or shards are damaged and were passed over, or the folder cannot be read.
+        CacheInfo
 
         Raises
         ------
-        InputError
-            A digest has not 16 bytes.
+        OSError
+            The folder cannot be read; one that is absent holds nothing.
 
         Examples
         --------
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = EmbeddingCache(folder).table("a1b2", dimension=2)
-        ...     with table.session([b"A" * 16]) as session:
-        ...         claim = session.claim()
-        ...         claim.store(claim.digests, np.array([[1, 2]], np.float32))
-        ...     table.lookup([b"B" * 16, b"A" * 16])
-        (array([False,  True]), array([[1., 2.]], dtype=float32))
+        >>> EmbeddingCache("no-such-folder").info().n_bytes
+        0
         """
-        check_digests(digests)
-        position = {digest: row for row, digest in enumerate(dict.fromkeys(digests))}
-        stored = np.empty((len(position), self.dimension), np.float32)
-        is_stored = np.zeros(len(position), np.bool_)
-        for served, vectors in self.serve(set(position)):
-            rows = [position[digest] for digest in served]
-            stored[rows] = vectors
-            is_stored[rows] = True
-        if len(position) == len(digests) and is_stored.all():
-            return is_stored, stored
-        rows_of_request = np.fromiter((position[d] for d in digests), np.intp, count=len(digests))
-        found = is_stored[rows_of_request]
-        return found, stored[rows_of_request[found]]
+        return describe_cache(self.folder, self.max_bytes)
 
-    def session(self, digests: Iterable[bytes]) -> Session:
-        """Return the work on a set of images: what is stored, and what is to be computed here.
+    def verify(self, *, repair: bool = False) -> VerifyReport:
+        """Read every row, and compare it with what was stored.
+
+        Without this nothing wrong is served either: each row is verified whenever it is read.
 
         Parameters
         ----------
-        digests : iterable of bytes
-            16 bytes each; repeats are dropped.
+        repair : bool, default=False
+            Remove damaged rows and shards, and what killed processes have left behind.
 
         Returns
         -------
-        Session
-
-        Raises
-        ------
-        InputError
-            A digest has not 16 bytes.
-        """
-        unique = dict.fromkeys(digests)
-        check_digests(unique)
-        return Session(self, unique)
-
-    def serve(self, digests: set[bytes]) -> Iterator[tuple[list[bytes], NDArray[np.float32]]]:
-        """Yield the stored ones of some digests with their embeddings, shard by shard.
-
-        Parameters
-        ----------
-        digests : set of bytes
-            What is wanted; what has been yielded is removed from it.
-
-        Yields
-        ------
-        served : list of bytes
-            Digests of sound rows.
-        vectors : ndarray of float32, shape (n_served, dimension)
-            Their embeddings.
-        """
-        # The newest shard first: it holds the repaired copy of a damaged row.
-        for shard in reversed(self.shards()):
-            rows = shard.rows
-            stored = sorted(rows.keys() & digests, key=rows.__getitem__)
-            for start in range(0, len(stored), _ROWS_AT_ONCE):
-                wanted = stored[start : start + _ROWS_AT_ONCE]
-                served, vectors = shard.read(wanted)
-                if len(served) < len(wanted):
-                    self.warn("damaged rows", f"Damaged rows in {shard.path} are passed over")
-                digests.difference_update(served)
-                yield served, vectors
-
-    def shards(self) -> list[Shard]:
-        """Open the shards that have appeared, and return all of them, the oldest first."""
-        try:
-            with os.scandir(self.folder) as entries:
-                names = {entry.name for entry in entries if entry.name.endswith(SUFFIX)}
-        except FileNotFoundError:
-            names = set()
-        except OSError as error:
-            self.warn("folder", f"The cache cannot be read and serves nothing: {error}")
-            names = set()
-        for name in sorted(names.difference(self._shards, self._damaged)):
-            try:
-                self._shards[name] = Shard(self.folder / name, self._schema)
-            except FileNotFoundError:
-                continue
-            except SchemaError as error:
-                self._damaged.add(name)
-                self.warn("damaged shard", f"{error}. It is passed over and may be deleted")
-        return list(self._shards.values())
-
-    def make(self) -> None:
-        """Make the folder, for its owner alone.
+        VerifyReport
 
         Raises
         ------
         OSError
-            It cannot be made.
+            The folder cannot be read, or not be repaired.
         """
-        for folder in (*reversed(self.folder.parents[:2]), self.folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return verify_cache(self.folder, repair=repair)
 
-    def write(
-        self, digests: Sequence[bytes], vectors: NDArray[np.float32], temporary: Path
-    ) -> None:
-        """Write rows as one new shard, which is on the disk when this returns.
+    def prune(
+        self, max_bytes: int | None = None, unused_days: float | None = None
+    ) -> RemovalReport:
+        """Remove shards that were not used for long, and what killed processes have left behind.
 
         Parameters
         ----------
-        digests : sequence of bytes
-            16 bytes each.
-        vectors : ndarray of float32, shape (n, dimension)
-            Row i belongs to digest i.
-        temporary : Path
-            A name in the folder that nothing else uses.
+        max_bytes : int, optional
+            What may be left on the disk; by default the limit of the cache.
+        unused_days : float, optional
+            Remove also what was not used for so many days.
+
+        Returns
+        -------
+        RemovalReport
 
         Raises
         ------
         InputError
-            The vectors are of another shape or type.
+            A number is negative.
         OSError
-            The shard could not be written; nothing of it is left.
+            The folder cannot be read or written.
         """
-        check_digests(digests)
-        expected = (len(digests), self.dimension)
-        if vectors.dtype != np.float32 or vectors.shape != expected:
+        if min(max_bytes or 0, unused_days or 0) < 0:
             raise InputError(
-                f"Got vectors of {vectors.dtype} and shape {vectors.shape}, "
-                f"expected float32 and {expected}"
+                f"Got max_bytes={max_bytes!r} and unused_days={unused_days!r}, "
+                "expected None or numbers of at least 0"
             )
-        if not digests:
-            return
-        self.make()
-        # The time comes first in the name, so that names sort from the oldest to the newest.
-        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}{SUFFIX}"
-        with write_atomically(path, temporary) as file:
-            write_shard(file, self._schema, digests, np.ascontiguousarray(vectors))
+        limit = self.max_bytes if max_bytes is None else max_bytes
+        return prune_cache(self.folder, max_bytes=limit, unused_days=unused_days)
 
-    def warn(self, kind: str, message: str) -> None:
-        """Issue a `CacheWarning`, the first time that a kind of trouble is met."""
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warnings.warn(f"{message}. The embeddings are right all the same.", CacheWarning, 2)
+    def clear(self, fingerprint: str | None = None) -> RemovalReport:
+        """Remove all embeddings, or those of one fingerprint; nothing that is not the cache's own.
+
+        Parameters
+        ----------
+        fingerprint : str, optional
+            Which ones; by default all, and the memo of the files' digests.
+
+        Returns
+        -------
+        RemovalReport
+
+        Raises
+        ------
+        InputError
+            Nothing is stored under this fingerprint.
+        OSError
+            The folder cannot be read or written.
+        """
+        known = sorted({folder.name for _, folder in table_folders(self.folder)})
+        if fingerprint is not None and fingerprint not in known:
+            raise InputError(
+                f"Got the fingerprint {fingerprint!r}, of which nothing is stored in "
+                f"{self.folder}{did_you_mean(fingerprint, known)}"
+            )
+        return clear_cache(self.folder, fingerprint=fingerprint)
 
 
-def check_digests(digests: Collection[bytes]) -> None:
-    """Refuse digests that have not 16 bytes.
+def open_cache(cache: Any) -> EmbeddingCache | None:
+    """Return the cache that a parameter names.
+
+    Parameters
+    ----------
+    cache : "auto", path, EmbeddingCache or None
+        ``"auto"`` is the folder that the environment variable ``FEATX_CACHE`` names, else the
+        user's cache folder; if the variable is ``none`` or ``off``, there is no cache.
+
+    Returns
+    -------
+    EmbeddingCache or None
 
     Raises
     ------
     InputError
-        One has another length.
+        It is something else.
+
+    Examples
+    --------
+    >>> open_cache("embeddings")
+    EmbeddingCache('embeddings')
     """
-    wrong = {len(digest) for digest in digests} - {DIGEST_BYTES}
-    if wrong:
-        raise InputError(f"Got a digest of {min(wrong)} bytes, expected {DIGEST_BYTES}")
+    if cache is None or isinstance(cache, EmbeddingCache):
+        return cache
+    if not isinstance(cache, str | os.PathLike):
+        raise InputError(
+            f"Got cache={cache!r} but expected 'auto', a folder, an EmbeddingCache or None"
+        )
+    if cache != "auto":
+        return EmbeddingCache(cache)
+    return None if os.environ.get("FEATX_CACHE", "").lower() in _OFF else EmbeddingCache()
+
+
+def _folder_of_environment() -> str | None:
+    named = os.environ.get("FEATX_CACHE", "")
+    return named if named and named.lower() not in _OFF else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from featx.store.layout import CLAIMS, CLAIMS_NAME
 from featx.store.locks import LockedFile
 from featx.store.shards import DIGEST_BYTES
 
@@ -67,7 +68,7 @@ class ClaimFolder:
 
     def __init__(self, table: Path) -> None:
         self._table = table
-        self._folder = table / "claims"
+        self._folder = table / CLAIMS_NAME
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -86,9 +87,10 @@ class ClaimFolder:
     def names(self) -> set[str]:
         """Return the names of all claims, live or void; there are none where no folder is."""
         try:
-            return {path.stem for path in self._folder.iterdir() if path.suffix == _SUFFIX}
+            names = {path.name for path in self._folder.iterdir()}
         except OSError:
             return set()
+        return {name.removesuffix(_SUFFIX) for name in names if CLAIMS.fullmatch(name)}
 
     def live(self) -> dict[bytes, str]:
         """Return each claimed digest with the name of its claim, and remove void claims.
@@ -109,6 +111,26 @@ class ClaimFolder:
                 starts = range(0, len(content), DIGEST_BYTES)
                 claimed.update((content[start : start + DIGEST_BYTES], name) for start in starts)
         return claimed
+
+    def void(self) -> set[str]:
+        """Return the names of the void claims, which `live` would remove.
+
+        The short lock must be held.
+
+        Raises
+        ------
+        OSError
+            A claim cannot be opened.
+        """
+        void = set()
+        for name in self.names():
+            with (
+                contextlib.suppress(FileNotFoundError),
+                LockedFile(self._path(name), create=False) as file,
+            ):
+                if file.try_lock():
+                    void.add(name)
+        return void
 
     def add(self, name: str, digests: Sequence[bytes]) -> ClaimFile:
         """Claim images; the short lock must be held.

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from featx.errors import InputError
+from featx.store.shards import check_digests
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from featx.store.cache import EmbeddingTable
     from featx.store.claims import ClaimFile
+    from featx.store.table import EmbeddingTable
 
 _POLL_SECONDS = 0.02
+
+# How many images are compared at once with what is stored.
+_IMAGES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a claim holds in one table, and what tells others (None where they cannot be told)."""
+
+    table: EmbeddingTable
+    digests: frozenset[bytes]
+    temporary: Path
+    file: ClaimFile | None
 
 
 class Claim:
@@ -28,32 +46,20 @@ class Claim:
 
     Parameters
     ----------
-    table : EmbeddingTable
-        Where the embeddings go.
     digests : tuple of bytes
         The images.
-    temporary : Path
-        Where a shard is written before it gets its name.
-    file : ClaimFile or None
-        What tells others, or None where they cannot be told.
+    shares : sequence of _Share
+        What is held of them in each table.
 
     Attributes
     ----------
     digests : tuple of bytes
-        The images that are claimed.
+        The images to compute here and now, in the order in which they were asked for.
     """
 
-    def __init__(
-        self,
-        table: EmbeddingTable,
-        digests: tuple[bytes, ...],
-        temporary: Path,
-        file: ClaimFile | None,
-    ) -> None:
+    def __init__(self, digests: tuple[bytes, ...], shares: Sequence[_Share]) -> None:
         self.digests = digests
-        self._table = table
-        self._temporary = temporary
-        self._file = file
+        self._shares = tuple(shares)
 
     def __enter__(self) -> Claim:
         return self
@@ -66,17 +72,20 @@ class Claim:
     ) -> None:
         self.release()
 
-    def store(self, digests: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Keep embeddings; they are on the disk when this returns.
+    def store(self, table: int, digests: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        """Keep embeddings in one table; they are on the disk when this returns.
 
-        A full disk or a lost folder is no error: it issues one `CacheWarning`, and the images
-        will be computed again when they are next asked for.
+        Rows that are not this claim's in that table, because they are stored or claimed by
+        others, are left to those. A full disk or a lost folder is no error: it issues one
+        `CacheWarning`, and the images will be computed again when they are next asked for.
 
         Parameters
         ----------
+        table : int
+            The number of the table in the session; the further tables follow the tables.
         digests : sequence of bytes
             Some or all of the claimed images: those that failed are left out.
-        vectors : ndarray of float32, shape (n, dimension)
+        vectors : ndarray of float32, shape (n, dimension of the table)
             Row i belongs to digest i.
 
         Warns
@@ -87,35 +96,53 @@ class Claim:
         Raises
         ------
         InputError
-            The vectors are of another shape or type.
+            There is no such table, or the vectors are of another shape or type.
         """
+        if not 0 <= table < len(self._shares):
+            raise InputError(f"Got the table {table}, expected 0 to {len(self._shares) - 1}")
+        share = self._shares[table]
+        share.table.check(digests, vectors)
+        held = [row for row, digest in enumerate(digests) if digest in share.digests]
+        if len(held) < len(digests):
+            digests, vectors = [digests[row] for row in held], vectors[held]
         try:
-            self._table.write(digests, vectors, self._temporary)
+            share.table.write(digests, vectors, share.temporary)
         except OSError as error:
-            self._table.warn("folder", f"Embeddings cannot be written to the cache: {error}")
+            share.table.warn("folder", f"Embeddings cannot be written to the cache: {error}")
 
     def release(self) -> None:
         """End the claim, so that others may take what was not stored; twice does no harm."""
-        if self._file is not None:
-            self._file.remove()
+        for share in self._shares:
+            if share.file is not None:
+                share.file.remove()
 
 
 class Session:
-    """The work on a set of images; of `EmbeddingTable.session`.
+    """The work on a set of images, in one or several tables; of `open_session`.
 
-    Each image is either served by `collect`, or handed out once by `claim` to be computed here.
-    A session is used by one thread at a time. Leaving it as a context manager releases the
-    claims that are still open, so that an error keeps nobody waiting.
+    An image is wanted in each of the tables: a network forward yields a row for all of them. What
+    is stored is served by `collect`, table by table; an image that some table lacks is handed out
+    once by `claim`, to be computed here, and with this it is done in all tables, for its forward
+    yields what the others hold too. A session is used by one thread at a time. Leaving it as a
+    context manager releases the claims that are still open, so that an error keeps nobody waiting.
 
     A folder that cannot be used, or that lies on a file system without locks, is no error: it
     issues one `CacheWarning`, and claims are handed out without regard to other processes.
 
     Parameters
     ----------
-    table : EmbeddingTable
-        What is stored.
-    digests : dict with bytes as keys
-        The images.
+    tables : sequence of EmbeddingTable
+        Where each image is wanted.
+    digests : iterable of bytes
+        The images, 16 bytes each; repeats are dropped.
+    further_tables : sequence of EmbeddingTable, default=()
+        Tables that are only filled: they cause no forward, and where one happens anyhow, its rows
+        are kept there too. Their numbers follow those of the tables.
+
+    Raises
+    ------
+    InputError
+        A digest has not 16 bytes, there is no table, or a table is named twice.
 
     Examples
     --------
@@ -125,30 +152,45 @@ class Session:
     >>> digests = [bytes([i]) * 16 for i in range(5)]
     >>> embeddings = {}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     table = EmbeddingCache(folder).table("a1b2", dimension=1)
-    ...     with table.session(digests) as session:
+    ...     tables = [EmbeddingCache(folder).table(name, dimension=1) for name in ("a1", "b2")]
+    ...     with open_session(tables, digests) as session:
     ...         while True:
-    ...             for served, vectors in session.collect():
-    ...                 embeddings.update(zip(served, vectors))
+    ...             for number, served, vectors in session.collect():
+    ...                 embeddings.update(((number, d), v) for d, v in zip(served, vectors))
     ...             if not session.remaining:
     ...                 break
     ...             while claim := session.claim(limit=2):
     ...                 with claim:
-    ...                     vectors = np.ones((len(claim.digests), 1), np.float32)  # a network
-    ...                     claim.store(claim.digests, vectors)
-    ...                     embeddings.update(zip(claim.digests, vectors))
+    ...                     for number in range(len(tables)):  # a network with two taps
+    ...                         vectors = np.ones((len(claim.digests), 1), np.float32)
+    ...                         claim.store(number, claim.digests, vectors)
+    ...                         embeddings.update(((number, d), 1.0) for d in claim.digests)
     ...             session.wait()
     >>> len(embeddings)
-    5
+    10
     """
 
-    def __init__(self, table: EmbeddingTable, digests: dict[bytes, None]) -> None:
-        self._table = table
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingTable],
+        digests: Iterable[bytes],
+        further_tables: Sequence[EmbeddingTable] = (),
+    ) -> None:
+        unique = dict.fromkeys(digests)
+        check_digests(unique)
+        if not tables:
+            raise InputError("Got no table, expected at least 1")
+        self._tables = tuple(tables)
+        self._all_tables = (*tables, *further_tables)
+        if len({table.folder for table in self._all_tables}) < len(self._all_tables):
+            raise InputError("Got a table twice, expected tables of different fingerprints")
+        for table in self._all_tables[1:]:
+            table.warn_together(self._all_tables[0])
         # Last first: claims are taken from the end, where a dictionary gives up its keys cheaply.
-        self._candidates = dict.fromkeys(reversed(digests))
+        self._candidates = dict.fromkeys(reversed(unique))
         self._deferred: dict[bytes, None] = {}
-        self._shards_seen = 0
-        self._waited_for: set[str] = set()
+        self._wanted = [dict(unique) for _ in self._tables]
+        self._waited_for: set[tuple[int, str]] = set()
         self._open_claims: list[Claim] = []
 
     def __enter__(self) -> Session:
@@ -165,17 +207,19 @@ class Session:
 
     @property
     def remaining(self) -> int:
-        """How many images have neither been served nor been claimed here."""
+        """How many images lack a row of some table, and have not been claimed here."""
         return len(self._candidates) + len(self._deferred)
 
-    def collect(self) -> Iterator[tuple[list[bytes], NDArray[np.float32]]]:
+    def collect(self) -> Iterator[tuple[int, list[bytes], NDArray[np.float32]]]:
         """Yield what of the remaining images is stored by now, in pieces and in no set order.
 
         Yields
         ------
+        table : int
+            The number of the table, from 0.
         digests : list of bytes
-            Images that are stored; they do not remain any longer.
-        vectors : ndarray of float32, shape (n, dimension)
+            Images that are stored there; in this table they are not wanted any longer.
+        vectors : ndarray of float32, shape (n, dimension of the table)
             Their embeddings.
 
         Warns
@@ -186,16 +230,20 @@ class Session:
         self._candidates.update(dict.fromkeys(reversed(self._deferred)))
         self._deferred.clear()
         self._waited_for.clear()
-        for digests, vectors in self._table.serve(set(self._candidates)):
-            for digest in digests:
-                del self._candidates[digest]
-            yield digests, vectors
+        for number, table in enumerate(self._tables):
+            wanted = list(self._wanted[number])
+            for positions, vectors in table.serve(wanted) if wanted else ():
+                digests = [wanted[position] for position in positions.tolist()]
+                self._note_served(number, digests)
+                yield number, digests, vectors
 
     def claim(self, limit: int = 256) -> Claim | None:
         """Claim the next images to be computed here; this never waits for others to compute.
 
-        Several claims may be open at once. An image that is handed out is not handed out again,
-        nor served, by this session, whether or not its embedding is stored.
+        These are images that at least one of the tables lacks and nobody computes for it. They
+        are claimed in each table, and each further table, that lacks them and where no other has
+        claimed them. Several claims may be open at once. An image that is handed out is not
+        handed out again, nor served, by this session, whether or not its embedding is stored.
 
         Parameters
         ----------
@@ -214,23 +262,14 @@ class Session:
         """
         if not self._candidates:
             return None
-        name = uuid.uuid4().hex
-        chosen: list[bytes] = []
-        file: ClaimFile | None = None
-        claims = self._table.claims
-        try:
-            self._table.make()
-            with claims.locked():
-                claimed = claims.live()
-                self._defer_stored()
-                chosen = self._choose(limit, claimed)
-                file = claims.add(name, chosen) if chosen else None
-        except OSError as error:
-            self._table.warn("folder", f"The cache cannot be shared with other workers: {error}")
-            chosen = chosen or self._choose(limit, claimed={})
-        if not chosen:
-            return None
-        claim = Claim(self._table, tuple(chosen), claims.temporary(name), file)
+        with contextlib.ExitStack() as locks:
+            claimed = self._read_claims(locks)
+            for table in self._all_tables:
+                table.refresh()
+            chosen = self._choose(limit, claimed)
+            if not chosen:
+                return None
+            claim = Claim(tuple(chosen), list(self._take_shares(chosen, claimed)))
         self._open_claims.append(claim)
         return claim
 
@@ -244,26 +283,114 @@ class Session:
             and `claim` find out, so the time should be short.
         """
         deadline = time.monotonic() + seconds
-        while self._waited_for and self._waited_for <= self._table.claims.names():
-            if time.monotonic() >= deadline:
+        tables = {number for number, _ in self._waited_for}
+        while self._waited_for:
+            names = {
+                (number, name) for number in tables for name in self._tables[number].claims.names()
+            }
+            if not self._waited_for <= names or time.monotonic() >= deadline:
                 return
             time.sleep(_POLL_SECONDS)
 
-    def _defer_stored(self) -> None:
-        shards = self._table.shards()
-        for shard in shards[self._shards_seen :]:
-            for digest in shard.rows.keys() & self._candidates.keys():
-                del self._candidates[digest]
-                self._deferred[digest] = None
-        self._shards_seen = len(shards)
+    def _note_served(self, number: int, digests: list[bytes]) -> None:
+        for digest in digests:
+            self._wanted[number].pop(digest, None)
+            if not any(digest in wanted for wanted in self._wanted):
+                self._candidates.pop(digest, None)
 
-    def _choose(self, limit: int, claimed: dict[bytes, str]) -> list[bytes]:
+    def _read_claims(self, locks: contextlib.ExitStack) -> list[dict[bytes, str] | None]:
+        """Lock all tables, and return what others have claimed in each; None without locks."""
+        claimed: list[dict[bytes, str] | None] = [None] * len(self._all_tables)
+        # All take the locks in one order, so that no two wait for each other.
+        for number, table in sorted(enumerate(self._all_tables), key=lambda pair: pair[1].folder):
+            try:
+                table.make()
+                locks.enter_context(table.claims.locked())
+                claimed[number] = table.claims.live()
+                table.note_recipe()
+            except OSError as error:
+                self._warn_unshared(table, error)
+        return claimed
+
+    def _choose(self, limit: int, claimed: list[dict[bytes, str] | None]) -> list[bytes]:
+        """Take up to `limit` images that are to be computed here, and defer those before them."""
         chosen: list[bytes] = []
         while self._candidates and len(chosen) < limit:
-            digest, _ = self._candidates.popitem()
-            if digest in claimed:
-                self._deferred[digest] = None
-                self._waited_for.add(claimed[digest])
-            else:
-                chosen.append(digest)
+            size = min(len(self._candidates), max(limit, _IMAGES_AT_ONCE))
+            images = [self._candidates.popitem()[0] for _ in range(size)]
+            stored = [table.contains(images).tolist() for table in self._tables]
+            for position, digest in enumerate(images):
+                if len(chosen) == limit:
+                    self._candidates.update(dict.fromkeys(reversed(images[position:])))
+                    break
+                lacking = [
+                    number
+                    for number, wanted in enumerate(self._wanted)
+                    if digest in wanted and not stored[number][position]
+                ]
+                claims = [(claimed[number] or {}).get(digest) for number in lacking]
+                if None in claims:
+                    chosen.append(digest)
+                else:
+                    self._deferred[digest] = None
+                    self._waited_for.update(
+                        (number, name)
+                        for number, name in zip(lacking, claims, strict=True)
+                        if name is not None
+                    )
+        for wanted in self._wanted:
+            for digest in chosen:
+                wanted.pop(digest, None)
         return chosen
+
+    def _take_shares(
+        self, chosen: list[bytes], claimed: list[dict[bytes, str] | None]
+    ) -> Iterator[_Share]:
+        """Claim the chosen images in each table that lacks them; its lock must be held."""
+        name = uuid.uuid4().hex
+        for number, table in enumerate(self._all_tables):
+            others, stored = claimed[number], table.contains(chosen)
+            held = [
+                digest
+                for digest, is_stored in zip(chosen, stored.tolist(), strict=True)
+                if not is_stored and digest not in (others or ())
+            ]
+            file = None
+            if held and others is not None:
+                try:
+                    file = table.claims.add(name, held)
+                except OSError as error:
+                    self._warn_unshared(table, error)
+            yield _Share(table, frozenset(held), table.claims.temporary(name), file)
+
+    @staticmethod
+    def _warn_unshared(table: EmbeddingTable, error: OSError) -> None:
+        table.warn("folder", f"The cache cannot be shared with other workers: {error}")
+
+
+def open_session(
+    tables: Sequence[EmbeddingTable],
+    digests: Iterable[bytes],
+    further_tables: Sequence[EmbeddingTable] = (),
+) -> Session:
+    """Return the work on a set of images in several tables.
+
+    Parameters
+    ----------
+    tables : sequence of EmbeddingTable
+        Where each image is wanted.
+    digests : iterable of bytes
+        The images, 16 bytes each; repeats are dropped.
+    further_tables : sequence of EmbeddingTable, default=()
+        Tables that are filled beside, but cause no forward.
+
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    InputError
+        A digest has not 16 bytes, there is no table, or a table is named twice.
+    """
+    return Session(tables, digests, further_tables)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+import uuid
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +13,10 @@ import pyarrow as pa
 import xxhash
 from pyarrow import ipc
 
-from featx.errors import SchemaError
+from featx.errors import InputError, SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
     from typing import Any, BinaryIO
 
@@ -22,6 +25,17 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 DIGEST_BYTES = 16
 SUFFIX = ".arrow"
+
+# Rows are read in pieces of at most this many, so that a large shard needs little memory.
+ROWS_AT_ONCE = 4096
+
+# Reading stays cheap, and the order of last uses is known to an hour.
+_SECONDS_BETWEEN_NOTES = 3600
+
+
+def new_shard_name() -> str:
+    """Return a name for a shard; names sort from the oldest to the newest."""
+    return f"{time.time_ns():020d}-{uuid.uuid4().hex}{SUFFIX}"
 
 
 def shard_schema(fingerprint: str, dimension: int) -> pa.Schema:
@@ -56,6 +70,34 @@ def shard_schema(fingerprint: str, dimension: int) -> pa.Schema:
             "featx.dimension": str(dimension),
         },
     )
+
+
+def check_digests(digests: Collection[bytes]) -> None:
+    """Refuse digests that have not 16 bytes.
+
+    Raises
+    ------
+    InputError
+        One has another length.
+    """
+    wrong = {len(digest) for digest in digests} - {DIGEST_BYTES}
+    if wrong:
+        raise InputError(f"Got a digest of {min(wrong)} bytes, expected {DIGEST_BYTES}")
+
+
+def digest_keys(digests: Iterable[bytes]) -> NDArray[np.uint64]:
+    """Return digests as numbers, for what is done to many of them at once.
+
+    Parameters
+    ----------
+    digests : iterable of bytes
+        16 bytes each.
+
+    Returns
+    -------
+    ndarray of uint64, shape (n, 2)
+    """
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
 
 
 def checksums(digests: Iterable[bytes], vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -139,9 +181,13 @@ class Shard:
     ----------
     path : Path
         The file.
-    rows : dict of bytes to int
-        The row of each digest that is not known to be damaged. It is replaced, never changed,
-        so that threads may read it at any time.
+    size : int
+        Its bytes.
+    last_used : float
+        When a row was last stored or read, as its file tells, in seconds since 1970; at most an
+        hour too early.
+    keys : ndarray of uint64, shape (n, 2)
+        The digest of each row, as `digest_keys` gives it.
 
     Raises
     ------
@@ -155,40 +201,63 @@ class Shard:
         self.path = path
         try:
             batch = _read_batch(path, schema)
-            self._vectors, self._checksums, digests = _columns(batch)
+            self._vectors, self._checksums, self.keys = _columns(batch)
+            status = path.stat()
         except FileNotFoundError:
             raise
         except (OSError, MemoryError, ValueError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise SchemaError(f"{path} is not a sound cache shard: {reason}") from error
-        self.rows = {
-            digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]: row
-            for row in range(batch.num_rows)
-        }
+        self.size = status.st_size
+        self.last_used = status.st_mtime
 
-    def read(self, digests: Sequence[bytes]) -> tuple[list[bytes], NDArray[np.float32]]:
-        """Copy rows out and verify them; those that are damaged are left out and forgotten.
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def digests(self) -> list[bytes]:
+        """Return the digest of each row, as far as the file is sound."""
+        content = self.keys.tobytes()
+        starts = range(0, len(content), DIGEST_BYTES)
+        return [content[start : start + DIGEST_BYTES] for start in starts]
+
+    def read(
+        self, rows: NDArray[np.integer[Any]] | slice, digests: Sequence[bytes]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Copy rows out and verify them.
 
         Parameters
         ----------
+        rows : ndarray of int, shape (n,), or slice
+            Which ones.
         digests : sequence of bytes
-            Each of them in `rows`.
+            The digest that each of them should have.
 
         Returns
         -------
-        digests : list of bytes
-            Those whose row is sound, in the order of the request.
-        vectors : ndarray of float32, shape (n_sound, dimension)
-            Their embeddings.
+        sound : ndarray of bool, shape (n,)
+            Which rows are as they were stored, for these digests.
+        vectors : ndarray of float32, shape (n, dimension)
+            Their embeddings; of rows that are not sound, anything.
         """
-        rows = [self.rows[digest] for digest in digests]
-        vectors = self._vectors[rows]
-        sound = checksums(digests, vectors) == self._checksums[rows]
-        if sound.all():
-            return list(digests), vectors
-        damaged = {digest for digest, good in zip(digests, sound, strict=True) if not good}
-        self.rows = {digest: row for digest, row in self.rows.items() if digest not in damaged}
-        return [digest for digest in digests if digest not in damaged], vectors[sound]
+        vectors = self._vectors[rows].copy() if isinstance(rows, slice) else self._vectors[rows]
+        return checksums(digests, vectors) == self._checksums[rows], vectors
+
+    def count_damaged(self) -> int:
+        """Read every row, and return how many are not as they were stored."""
+        digests, n_damaged = self.digests(), 0
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            piece = slice(start, start + ROWS_AT_ONCE)
+            sound, _ = self.read(piece, digests[piece])
+            n_damaged += len(sound) - int(sound.sum())
+        return n_damaged
+
+    def note_use(self) -> None:
+        """Tell by the time of the file that it is in use, at most once an hour."""
+        now = time.time()
+        if now - self.last_used > _SECONDS_BETWEEN_NOTES:
+            self.last_used = now
+            with contextlib.suppress(OSError):  # a folder that is only read keeps its times
+                os.utime(self.path)
 
 
 def _read_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
@@ -204,10 +273,12 @@ def _read_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
     return batch
 
 
-def _columns(batch: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.uint64], bytes]:
+def _columns(
+    batch: pa.RecordBatch,
+) -> tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]]:
     embedding = batch.column("embedding")
     dimension = embedding.type.list_size
     elements = np.frombuffer(_content(embedding.values), np.float32, batch.num_rows * dimension)
     checksum = np.frombuffer(_content(batch.column("checksum")), np.uint64, batch.num_rows)
-    digests = _content(batch.column("digest")).to_pybytes()
-    return elements.reshape(batch.num_rows, dimension), checksum, digests
+    digest = np.frombuffer(_content(batch.column("digest")), np.uint64, 2 * batch.num_rows)
+    return elements.reshape(batch.num_rows, dimension), checksum, digest.reshape(-1, 2)

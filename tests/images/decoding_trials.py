@@ -206,9 +206,15 @@ def _try(job: str, seconds_each: float, baseline: float) -> None:
         reason = error.reason
     seconds = time.perf_counter() - started
     faulthandler.cancel_dump_traceback_later()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - baseline
+    peak = _peak_mb() - baseline
     trial = Trial(job, reason, shape, seconds, peak, _resident_mb() - baseline)
     print(json.dumps(asdict(trial)), flush=True)
+
+
+def _peak_mb() -> float:
+    # Not ru_maxrss, which a program inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _resident_mb() -> float:

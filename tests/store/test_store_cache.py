@@ -20,13 +20,15 @@ import filelock
 import numpy as np
 import platformdirs
 import pytest
+import sklearn.base
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featx.store
 from featx.errors import CacheWarning, InputError
-from featx.store import cache as cache_module
-from featx.store.cache import EmbeddingCache, EmbeddingTable
+from featx.store import index as index_module
+from featx.store import table as table_module
+from featx.store.cache import EmbeddingCache, EmbeddingTable, open_cache
 
 DIMENSION = 5
 
@@ -57,7 +59,7 @@ def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
 def store(table: EmbeddingTable, digests: list[bytes], limit: int = 256) -> None:
     with table.session(digests) as session:
         while claim := session.claim(limit):
-            claim.store(claim.digests, vectors_of(claim.digests, table.dimension))
+            claim.store(0, claim.digests, vectors_of(claim.digests, table.dimension))
             claim.release()
 
 
@@ -67,14 +69,14 @@ def run(table: EmbeddingTable, digests: list[bytes], limit: int = 2) -> tuple[di
     computed: list[bytes] = []
     with table.session(digests) as session:
         while True:
-            for served, vectors in session.collect():
+            for _, served, vectors in session.collect():
                 embeddings.update(zip(served, vectors, strict=True))
             if not session.remaining:
                 return embeddings, computed
             while claim := session.claim(limit):
                 with claim:
                     vectors = vectors_of(claim.digests, table.dimension)
-                    claim.store(claim.digests, vectors)
+                    claim.store(0, claim.digests, vectors)
                     embeddings.update(zip(claim.digests, vectors, strict=True))
                     computed.extend(claim.digests)
             session.wait()
@@ -112,15 +114,40 @@ def test_looking_up_makes_no_folder(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_cache_is_its_directory() -> None:
-    cache = EmbeddingCache(Path("/some/where"))
-    assert vars(cache) == {"directory": "/some/where"}
-    assert pickle.loads(pickle.dumps(cache)) == cache == EmbeddingCache("/some/where")
-    assert hash(cache) == hash(EmbeddingCache("/some/where"))
-    assert cache != EmbeddingCache("/else/where")
+def test_a_cache_is_its_parameters() -> None:
+    cache = EmbeddingCache(Path("/some/where"), max_bytes=1000)
+    assert vars(cache) == {"directory": "/some/where", "max_bytes": 1000}
+    assert cache == EmbeddingCache("/some/where", max_bytes=1000)
+    for copied in (pickle.loads(pickle.dumps(cache)), sklearn.base.clone(cache, safe=False)):
+        assert copied == cache
+        assert hash(copied) == hash(cache)
+    assert pickle.loads(pickle.dumps(cache)).directory == "/some/where"
+    assert cache != EmbeddingCache("/else/where", max_bytes=1000)
+    assert cache != EmbeddingCache("/some/where")
+    assert cache != EmbeddingCache("/some/where", max_bytes=None)
     assert cache != "/some/where"
-    assert repr(cache) == "EmbeddingCache('/some/where')"
+    assert repr(cache) == "EmbeddingCache('/some/where', max_bytes=1000)"
     assert repr(EmbeddingCache()) == "EmbeddingCache()"
+    assert EmbeddingCache().max_bytes == 20_000_000_000
+
+
+@pytest.mark.parametrize("off", ["none", "off", "None", "OFF"])
+def test_the_environment_can_turn_the_cache_off(monkeypatch: pytest.MonkeyPatch, off: str) -> None:
+    assert open_cache("auto") == EmbeddingCache()
+    monkeypatch.setenv("FEATX_CACHE", off)
+    assert open_cache("auto") is None
+    # A cache that is asked for by name is not the environment's to turn off.
+    assert open_cache("/some/where") == EmbeddingCache("/some/where")
+    assert open_cache(EmbeddingCache("/some/where")) == EmbeddingCache("/some/where")
+    assert EmbeddingCache().folder == platformdirs.user_cache_path("featx")
+
+
+def test_what_is_no_cache_is_refused() -> None:
+    assert open_cache(None) is None
+    with pytest.raises(InputError, match="Got cache=3 but expected 'auto', a folder, an Embed"):
+        open_cache(3)
+    with pytest.raises(InputError, match="Got max_bytes=0, expected at least 1, or None"):
+        EmbeddingCache(max_bytes=0).table("a1b2", 3)
 
 
 def test_the_default_folder_is_decided_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,9 +197,9 @@ def test_wrong_dimensions_digests_and_vectors_are_refused(table: EmbeddingTable)
         assert claim is not None
         for wrong in (np.zeros((2, 4), np.float32), np.zeros((1, DIMENSION), np.float32)):
             with pytest.raises(InputError, match=r"expected float32 and \(2, 5\)"):
-                claim.store(digests, wrong)
+                claim.store(0, digests, wrong)
         with pytest.raises(InputError, match="Got vectors of float64"):
-            claim.store(digests, np.zeros((2, DIMENSION)))
+            claim.store(0, digests, np.zeros((2, DIMENSION)))
     assert not table.lookup(digests)[0].any()
 
 
@@ -229,12 +256,12 @@ def test_a_session_computes_each_missing_image_once_and_in_the_order_given(
 def test_large_shards_are_served_in_pieces(
     table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(index_module, "ROWS_AT_ONCE", 7)
     digests = digests_of(100)
     store(table, digests)
     pieces = list(table.session(digests).collect())
-    assert max(len(served) for served, _ in pieces) == 7
-    assert_right({d: v for ds, vs in pieces for d, v in zip(ds, vs, strict=True)}, digests)
+    assert max(len(served) for _, served, _ in pieces) == 7
+    assert_right({d: v for _, ds, vs in pieces for d, v in zip(ds, vs, strict=True)}, digests)
 
 
 def test_served_vectors_are_copies_that_may_be_changed(table: EmbeddingTable) -> None:
@@ -276,12 +303,12 @@ def test_an_open_table_sees_what_another_stores(table: EmbeddingTable) -> None:
 def test_a_shard_is_opened_once(table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 
-    class CountedShard(cache_module.Shard):
+    class CountedShard(table_module.Shard):
         def __init__(self, path: Path, schema: object) -> None:
             opened.append(path)
             super().__init__(path, schema)
 
-    monkeypatch.setattr(cache_module, "Shard", CountedShard)
+    monkeypatch.setattr(table_module, "Shard", CountedShard)
     digests = digests_of(100)
     run(table, digests, limit=10)
     run(table, digests, limit=10)
@@ -305,7 +332,7 @@ def test_an_image_is_handed_out_once_although_it_was_not_stored(table: Embedding
     with table.session(digests) as session:
         claim = session.claim()
         assert claim is not None
-        claim.store(digests[:2], vectors_of(digests[:2]))
+        claim.store(0, digests[:2], vectors_of(digests[:2]))
         claim.release()
         assert session.claim() is None
         assert session.remaining == 0
@@ -327,10 +354,10 @@ def test_claims_exclude_each_other_until_they_are_released(table: EmbeddingTable
         assert yours.claim() is None
         assert yours.remaining == 3
         first.release()
-        third.store(third.digests, vectors_of(third.digests))
+        third.store(0, third.digests, vectors_of(third.digests))
         third.release()
         third.release()
-        served = [digest for piece, _ in yours.collect() for digest in piece]
+        served = [digest for _, piece, _ in yours.collect() for digest in piece]
         assert served == [digests[4]]
         again = yours.claim()
         assert again is not None
@@ -356,7 +383,7 @@ def test_what_ends_between_the_two_readings_is_not_computed_twice(
         read_claims = table.claims.live
 
         def finish_then_read() -> dict[bytes, str]:
-            their_claim.store(digests, vectors_of(digests))
+            their_claim.store(0, digests, vectors_of(digests))
             their_claim.release()
             return read_claims()
 
@@ -433,7 +460,7 @@ def test_what_was_not_served_for_damage_can_be_claimed_at_once(table: EmbeddingT
     path.write_bytes(path.read_bytes().replace(vectors_of(digests[:1]).tobytes(), bytes(20)))
     with table.session(digests) as session:
         with pytest.warns(CacheWarning, match="Damaged rows"):
-            assert [piece for piece, _ in session.collect()] == [digests[1:]]
+            assert [piece for _, piece, _ in session.collect()] == [digests[1:]]
         claim = session.claim()
         assert claim is not None
         assert claim.digests == (digests[0],)
@@ -493,12 +520,12 @@ def test_a_folder_that_is_deleted_meanwhile_does_no_harm(table: EmbeddingTable) 
         first, second = session.claim(2), session.claim(2)
         assert first is not None
         assert second is not None
-        first.store(first.digests, vectors_of(first.digests))
+        first.store(0, first.digests, vectors_of(first.digests))
         shutil.rmtree(EmbeddingCache().folder)
-        second.store(second.digests, vectors_of(second.digests))
+        second.store(0, second.digests, vectors_of(second.digests))
         third = session.claim()
         assert third is not None
-        third.store(third.digests, vectors_of(third.digests))
+        third.store(0, third.digests, vectors_of(third.digests))
     found, vectors = EmbeddingCache().table("a1b2", DIMENSION).lookup(digests)
     assert found.tolist() == [False] * 2 + [True] * 4
     assert same_bits(vectors, vectors_of(digests[2:]))

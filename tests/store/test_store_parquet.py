@@ -25,7 +25,7 @@ from hypothesis.extra import numpy as hnp
 from pyarrow import parquet as pq
 
 from featx.errors import FeatxError, InputError, SchemaError
-from featx.store import parquet as parquet_module
+from featx.store import parquet_files
 from featx.store.parquet import read_embeddings, write_embeddings
 
 # Everything but lone surrogates, which are no text: they have a test of their own.
@@ -80,7 +80,7 @@ def test_what_is_written_is_read_bit_for_bit(
         for name, values in columns.items()
     }
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet_module, "_ROW_GROUP_BYTES", group_bytes)
+        patch.setattr(parquet_files, "_ROW_GROUP_BYTES", group_bytes)
         file = Path(folder, "a.parquet")
         write_embeddings(file, vectors, **given_columns)
         read = read_embeddings(file)
@@ -329,7 +329,7 @@ def test_a_folder_that_is_missing_or_in_the_place_of_the_file_is_named(tmp_path:
         write_embeddings(tmp_path, random_vectors(2, 2))
     with pytest.raises(InputError, match=r"Cannot read .*absent\.parquet.*No such file"):
         read_embeddings(tmp_path / "absent.parquet")
-    with pytest.raises(InputError, match=r"Cannot read .*Is a directory"):
+    with pytest.raises(SchemaError, match="a folder without parts of a dataset"):
         read_embeddings(tmp_path)
 
 

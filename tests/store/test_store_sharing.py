@@ -7,62 +7,28 @@ import os
 import queue
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
 import pytest
-
-from featx.store.cache import EmbeddingCache, EmbeddingTable
+from store_trials import (
+    Scripts,
+    assert_clean,
+    digests_of,
+    end,
+    heard,
+    open_table,
+    run,
+    vectors_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-DIMENSION = 64
-
-
-def digests_of(numbers: Sequence[int]) -> list[bytes]:
-    return [number.to_bytes(16, "little") for number in numbers]
-
-
-def vectors_of(digests: Sequence[bytes], dimension: int = DIMENSION) -> np.ndarray:
-    numbers = np.array([int.from_bytes(digest, "little") for digest in digests])
-    return (np.outer(numbers, np.arange(1, dimension + 1)) % 9973).astype(np.float32)
-
-
-def open_table(folder: str | os.PathLike[str], dimension: int = DIMENSION) -> EmbeddingTable:
-    return EmbeddingCache(folder).table("a1b2", dimension)
-
-
-def run(
-    table: EmbeddingTable, digests: list[bytes], limit: int = 16, seconds_per_image: float = 0.0
-) -> list[bytes]:
-    """Embed as an embedder does, check each vector, and return what was computed here."""
-    embeddings: dict[bytes, np.ndarray] = {}
-    computed: list[bytes] = []
-    with table.session(digests) as session:
-        while True:
-            for served, vectors in session.collect():
-                embeddings.update(zip(served, vectors, strict=True))
-            if not session.remaining:
-                break
-            while claim := session.claim(limit):
-                with claim:
-                    time.sleep(seconds_per_image * len(claim.digests))
-                    vectors = vectors_of(claim.digests, table.dimension)
-                    claim.store(claim.digests, vectors)
-                embeddings.update(zip(claim.digests, vectors, strict=True))
-                computed.extend(claim.digests)
-            session.wait()
-    right = vectors_of(digests, table.dimension)
-    assert np.array_equal(np.array([embeddings[digest] for digest in digests]), right)
-    return computed
+    from collections.abc import Sequence
+    from pathlib import Path
 
 
 def half_shared(worker: int, count: int) -> list[bytes]:
@@ -87,55 +53,6 @@ def assert_once(computed: Sequence[list[bytes]], wanted: set[bytes]) -> None:
     counts = Counter(digest for part in computed for digest in part)
     assert set(counts) == wanted
     assert set(counts.values()) == {1}
-
-
-class Scripts:
-    """Starts processes that have this module's names, a table and digests; ends them all."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[subprocess.Popen[str]] = []
-
-    def __call__(self, *lines: str) -> subprocess.Popen[str]:
-        head = (
-            "import os, sys, time, signal, threading, warnings",
-            "warnings.simplefilter('error')",
-            f"sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})",
-            "from test_store_sharing import *",
-            f"table = open_table({os.fspath(self.folder)!r})",
-            "digests = digests_of(range(40))",
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", "\n".join([*head, *lines])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        self.started.append(process)
-        return process
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Iterator[Scripts]:
-    scripts = Scripts(tmp_path)
-    yield scripts
-    for process in scripts.started:
-        process.kill()
-        end(process)
-
-
-def heard(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def end(process: subprocess.Popen[str]) -> int:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    process.stdout.close()
-    return process.wait(timeout=60)
 
 
 # Exactly once
@@ -218,7 +135,7 @@ def test_the_claim_of_a_living_process_is_respected_until_it_ends(
         "    claim = session.claim(10)",
         "    print('claimed', flush=True)",
         "    sys.stdin.readline()",
-        "    claim.store(claim.digests, vectors_of(claim.digests))",
+        "    claim.store(0, claim.digests, vectors_of(claim.digests))",
     )
     assert heard(holder) == "claimed"
     digests = digests_of(range(40))
@@ -237,7 +154,7 @@ def test_the_claim_of_a_living_process_is_respected_until_it_ends(
         holder.stdin.flush()
         session.wait(seconds=60)
         assert time.monotonic() - started < 30
-        served = [digest for piece, _ in session.collect() for digest in piece]
+        served = [digest for _, piece, _ in session.collect() for digest in piece]
         assert sorted(served) == sorted(digests[:10])
         assert session.remaining == 0
     assert end(holder) == 0
@@ -247,14 +164,14 @@ def test_the_claim_of_a_killed_process_is_void(tmp_path: Path, script: Scripts) 
     holder = script(
         "with table.session(digests) as session:",
         "    claim = session.claim(10)",
-        "    claim.store(claim.digests[:4], vectors_of(claim.digests[:4]))",
+        "    claim.store(0, claim.digests[:4], vectors_of(claim.digests[:4]))",
         "    print('claimed', flush=True)",
         "    time.sleep(60)",
     )
     assert heard(holder) == "claimed"
     digests = digests_of(range(10))
     with open_table(tmp_path).session(digests) as session:
-        served = [digest for piece, _ in session.collect() for digest in piece]
+        served = [digest for _, piece, _ in session.collect() for digest in piece]
         assert served == digests[:4]
         assert session.claim() is None
         holder.kill()
@@ -353,42 +270,78 @@ def test_a_kill_in_the_middle_of_storing_costs_one_flush_at_most(
     assert_clean(table, digests)
 
 
-def assert_clean(table: EmbeddingTable, digests: list[bytes]) -> None:
-    """All is stored, and when something is next claimed no void claim or temporary file is left."""
-    assert len(run(table, digests_of([10**6]))) == 1
-    found, vectors = table.lookup(digests)
-    assert found.all()
-    assert np.array_equal(vectors, vectors_of(digests, table.dimension))
-    left = {path.suffix for path in table.folder.iterdir() if path.is_file()}
-    assert left == {".arrow"}
-    assert [path.name for path in (table.folder / "claims").iterdir()] == ["lock"]
-
-
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_after_any_kill_the_cache_opens_clean_and_a_rerun_ends_the_same(
-    tmp_path: Path, script: Scripts
+    tmp_path: Path, script: Scripts, rounds: int
 ) -> None:
-    digests = digests_of(range(2000))
     chance = random.Random(0)
-    dimension, limit, stored = 2048, 16, 0
-    for _ in range(10):
+    dimension, limit, stored = 512, 16, 0
+    digests = digests_of(range(100 * limit * rounds))
+    for _ in range(rounds):
         writer = script(
             f"table = open_table({os.fspath(tmp_path)!r}, {dimension})",
-            "print('ready', flush=True)",
-            f"run(table, digests_of(range(2000)), {limit}, 0.002)",
+            "original = table.write",
+            "def tell(digests, *others):",
+            "    original(digests, *others)",
+            "    print(len(digests), flush=True)",
+            "table.write = tell",
+            f"run(table, digests_of(range({len(digests)})), {limit}, 0.0005)",
         )
-        assert heard(writer) == "ready"
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.rglob("*.arrow"))) == stored // limit:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.1))
+        told = int(heard(writer))
+        time.sleep(chance.uniform(0, 0.15))
         writer.kill()
+        assert writer.stdout is not None
+        told += sum(map(int, writer.stdout.read().split()))
         end(writer)
         found, vectors = open_table(tmp_path, dimension).lookup(digests)
-        assert found.sum() >= stored
         assert np.array_equal(vectors, vectors_of(digests, dimension)[found])
+        # What was said to be stored is stored, and at most one flush beyond it.
+        assert stored + told <= found.sum() <= stored + told + limit
         stored = found.sum()
     assert 0 < stored < len(digests)
     table = open_table(tmp_path, dimension)
-    assert len(run(table, digests, limit)) == len(digests) - stored
+    assert len(run(table, digests, 256)) == len(digests) - stored
     assert_clean(table, digests)
+
+
+def log_work(folder: str, worker: int, count: int) -> list[tuple[bytes, float, float]]:
+    """Embed, and return each image that was computed here, from when to when."""
+    log: list[tuple[bytes, float, float]] = []
+    table = open_table(folder)
+    with table.session(half_shared(worker, count)) as session:
+        while session.remaining:
+            while claim := session.claim(16):
+                with claim:
+                    started = time.time()
+                    time.sleep(0.001 * len(claim.digests))
+                    log += [(digest, started, time.time()) for digest in claim.digests]
+                    claim.store(0, claim.digests, vectors_of(claim.digests))
+            session.wait()
+            for _, served, vectors in session.collect():
+                assert np.array_equal(vectors, vectors_of(served))
+    return log
+
+
+@pytest.mark.parametrize("count", [160, pytest.param(1000, marks=pytest.mark.slow)])
+def test_eight_processes_with_half_of_their_images_shared_are_busy_together(
+    tmp_path: Path, count: int
+) -> None:
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        tasks = [(os.fspath(tmp_path), worker, count) for worker in range(8)]
+        logs = pool.starmap(log_work, tasks, chunksize=1)
+    assert_once(
+        [[digest for digest, _, _ in log] for log in logs],
+        {digest for worker in range(8) for digest in half_shared(worker, count)},
+    )
+    shared = set(digests_of(range(count // 2)))
+    spans = [
+        (start, end, worker)
+        for worker, log in enumerate(logs)
+        for digest, start, end in log
+        if digest in shared
+    ]
+    assert any(
+        mine != other and start < other_end and other_start < end
+        for start, end, mine in spans
+        for other_start, other_end, other in spans
+    )

@@ -1,0 +1,118 @@
+"""The recipe of an embedding: everything that decides a vector, and where such vectors are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from featx._version import __version__
+from featx.extraction.extractor import Stores
+from featx.images.archives import split_archive_path
+from featx.store.memo import StatMemo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featx.backbones.frozen import FrozenBackbone
+    from featx.backbones.taps import Tap
+    from featx.extraction.runtime import ExecutionPlan
+    from featx.store.cache import EmbeddingCache
+    from featx.store.table import EmbeddingTable
+
+# The packages whose version can move a vector by a rounding step; named in every export.
+_PACKAGES_OF_A_VECTOR = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
+
+PRECISION = "float32"
+
+
+@dataclass(frozen=True)
+class EmbeddingRecipe:
+    """A network, what is taken from it, of which views of an image, and what executes it.
+
+    Attributes
+    ----------
+    backbone : FrozenBackbone
+        The network.
+    taps : tuple of Tap
+        What is taken from it; an embedding is their concatenation.
+    further_taps : tuple of Tap
+        What is stored beside whenever the network runs; it changes no vector.
+    views : str
+        The views of an image that are averaged.
+    plan : ExecutionPlan
+        What executes the network.
+    """
+
+    backbone: FrozenBackbone
+    taps: tuple[Tap, ...]
+    further_taps: tuple[Tap, ...]
+    views: str
+    plan: ExecutionPlan
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that name everything that can change a vector."""
+        fingerprints = [self._fingerprint_of(tap) for tap in self.taps]
+        if len(fingerprints) == 1:
+            return fingerprints[0]
+        return hashlib.sha256("+".join(fingerprints).encode()).hexdigest()[:32]
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return sum(self.backbone.dimension(tap) for tap in self.taps)
+
+    def feature_names(self) -> list[str]:
+        """Return one name per column: the backbone, and where in it the number comes from."""
+        return [
+            f"{self.backbone.name}_{name}"
+            for tap in self.taps
+            for name in self.backbone.feature_names(tap)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what makes the vectors, as plain JSON types."""
+        described = self.backbone.describe(self.taps[0], self.views)
+        del described["layer"]
+        return described | {
+            "layers": [tap.layer for tap in self.taps],
+            "pooling": [tap.pooling for tap in self.taps],
+            "weights": self.backbone.weights,
+            "precision": PRECISION,
+            "runtime": self.plan.runtime,
+            "device_type": self.plan.device_type,
+            "fingerprint": self.fingerprint,
+            "versions": {"featx": __version__}
+            | {name: version(name) for name in _PACKAGES_OF_A_VECTOR},
+        }
+
+    def open_stores(self, cache: EmbeddingCache | None) -> Stores | None:
+        """Return the tables of a cache that keep these vectors, and its memo."""
+        if cache is None:
+            return None
+        return Stores(
+            self._tables(cache, self.taps),
+            self._tables(cache, self.further_taps),
+            StatMemo(cache.folder / "memo", split_archive_path),
+        )
+
+    def _tables(self, cache: EmbeddingCache, taps: Sequence[Tap]) -> list[EmbeddingTable]:
+        return [
+            cache.table(
+                self._fingerprint_of(tap),
+                self.backbone.dimension(tap),
+                recipe=EmbeddingRecipe(self.backbone, (tap,), (), self.views, self.plan).describe(),
+            )
+            for tap in taps
+        ]
+
+    def _fingerprint_of(self, tap: Tap) -> str:
+        return self.backbone.fingerprint(
+            tap,
+            views=self.views,
+            runtime=self.plan.runtime,
+            device_type=self.plan.device_type,
+            precision=PRECISION,
+        )

@@ -1,0 +1,155 @@
+"""A fingerprint names all that can change a vector, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from featx.backbones import frozen
+from featx.backbones.frozen import FrozenBackbone
+from featx.backbones.taps import Tap
+from featx.errors import InputError
+from featx.images import preprocess
+from featx.images.preprocess import Preprocessing
+
+RECIPE = Preprocessing(32, 40, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TAP = Tap("penultimate", "avg")
+
+
+def network(stride: int = 1) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, 2),
+        )  # fmt: skip
+
+
+def fingerprint(
+    module: nn.Module | None = None,
+    recipe: Preprocessing = RECIPE,
+    tap: Tap = TAP,
+    penultimate: str | None = None,
+    **changed: Any,
+) -> str:
+    backbone = FrozenBackbone(
+        network() if module is None else module, recipe, name="tiny", penultimate=penultimate
+    )
+    settings = {"runtime": "onnx", "device_type": "cpu"}
+    return backbone.fingerprint(tap, **(settings | changed))
+
+
+def with_one_bit_flipped() -> nn.Module:
+    module = network()
+    module[0].weight.data.view(torch.int32)[0, 0, 0, 0] ^= 1
+    return module
+
+
+def with_another_statistic() -> nn.Module:
+    module = network()
+    module[1].running_mean[3] += 1e-3
+    return module
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "a bit of a weight": {"module": with_one_bit_flipped},
+    "a statistic": {"module": with_another_statistic},
+    "the structure": {"module": lambda: network(stride=2)},
+    "layer": {"tap": Tap("0", "avg")},
+    "pooling": {"tap": Tap("penultimate", "max")},
+    "views": {"views": "flip"},
+    "resize": {"recipe": replace(RECIPE, resize=41)},
+    "interpolation": {"recipe": replace(RECIPE, interpolation="bilinear")},
+    "image_size": {"recipe": replace(RECIPE, image_size=31)},
+    "mean": {"recipe": replace(RECIPE, mean=(0.5, 0.5, 0.4))},
+    "std": {"recipe": replace(RECIPE, std=(0.5, 0.5, 0.4))},
+    "channel order": {"recipe": replace(RECIPE, channel_order="bgr")},
+    "pixel scale": {"recipe": replace(RECIPE, pixel_scale=255)},
+    "precision": {"precision": "bfloat16"},
+    "runtime": {"runtime": "torch"},
+    "device type": {"device_type": "cuda"},
+    "the classifier": {"penultimate": "0"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_single_change_gives_another_fingerprint(change: str) -> None:
+    changed = dict(CHANGES[change])
+    if "module" in changed:
+        changed["module"] = changed["module"]()
+    assert fingerprint(**changed) != fingerprint()
+
+
+def test_no_two_changes_share_a_fingerprint() -> None:
+    built = [
+        fingerprint(**{key: value() if key == "module" else value for key, value in change.items()})
+        for change in CHANGES.values()
+    ]
+    assert len(set(built)) == len(CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("room", "name"), [(frozen, "RECIPE_VERSION"), (preprocess, "PIXELS_VERSION")]
+)
+def test_a_version_of_what_featx_computes_gives_another(
+    room: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint()
+    monkeypatch.setattr(room, name, getattr(room, name) + 1)
+    assert fingerprint() != before
+
+
+def test_what_cannot_change_a_vector_does_not_change_it() -> None:
+    trained = network().train().double()
+    trained[0].register_forward_hook(lambda *_: None)
+    for module in (network().eval(), trained, network().to(memory_format=torch.channels_last)):
+        assert fingerprint(module) == fingerprint()
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_fingerprint import fingerprint
+print(fingerprint())
+"""
+
+
+@pytest.mark.parametrize("seeds", [("1",), pytest.param(tuple("02345"), marks=pytest.mark.slow)])
+def test_process_hash_seed_and_folder_do_not_enter_it(
+    seeds: tuple[str, ...], tmp_path: Path
+) -> None:
+    for seed in seeds:
+        folder = tmp_path / seed
+        folder.mkdir()
+        script = folder / "print_fingerprint.py"
+        script.write_text(SCRIPT.format(folder=os.fspath(Path(__file__).parent)))
+        paths = os.pathsep.join(filter(None, [os.fspath(Path.cwd()), os.environ.get("PYTHONPATH")]))
+        printed = subprocess.run(
+            [sys.executable, os.fspath(script)],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert printed.stdout.strip() == fingerprint()
+
+
+def test_the_description_is_plain_json() -> None:
+    description = FrozenBackbone(network(), RECIPE, name="tiny").describe(TAP, "flip")
+    assert json.loads(json.dumps(description)) == description
+    assert (description["layer"], description["views"]) == ("penultimate", "flip")
+
+
+def test_unknown_views_have_no_fingerprint() -> None:
+    with pytest.raises(InputError, match=r"Got views='flop'.*did you mean 'flip'"):
+        fingerprint(views="flop")
