@@ -148,7 +148,9 @@ class Contents:
 
     def _path(self, row: int) -> str | None:
         item = self._items[row]
-        return os.fspath(item) if isinstance(item, str | os.PathLike) else None
+        if isinstance(item, str):
+            return item
+        return os.fspath(item) if isinstance(item, os.PathLike) else None
 
     def _known(self, rows: range) -> dict[int, bytes]:
         """Return the digests that the memo knows, by row."""

@@ -201,11 +201,18 @@ class Extractor:
                 for _ in computed:
                     window.advance.to_missing()
             return
+        # Most often everything is there, and nothing needs to be claimed.
+        for tap, table in enumerate(self._stores.tables):
+            wanted = list(missing[tap])
+            for positions, vectors in table.serve(wanted) if wanted else ():
+                window.work.place(tap, [wanted[place] for place in positions.tolist()], vectors)
+        window.advance.to_missing()
+        if window.work.is_complete:
+            return
         digests = dict.fromkeys(digest for of_tap in missing for digest in of_tap)
         further = self._stores.further_tables
         with open_session(self._stores.tables, digests, further) as session:
             _collect(session, window.work)
-            window.advance.to_missing()
             while not window.work.is_complete:
                 limit = self._choose_claim(session.remaining)
                 with (

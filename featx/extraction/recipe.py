@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from featx.store.memo import StatMemo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from featx.backbones.frozen import FrozenBackbone
     from featx.backbones.taps import Tap
@@ -84,8 +86,7 @@ class EmbeddingRecipe:
             "runtime": self.plan.runtime,
             "device_type": self.plan.device_type,
             "fingerprint": self.fingerprint,
-            "versions": {"featx": __version__}
-            | {name: version(name) for name in _PACKAGES_OF_A_VECTOR},
+            "versions": {"featx": __version__, **_versions()},
         }
 
     def open_stores(self, cache: EmbeddingCache | None) -> Stores | None:
@@ -95,7 +96,7 @@ class EmbeddingRecipe:
         return Stores(
             self._tables(cache, self.taps),
             self._tables(cache, self.further_taps),
-            StatMemo(cache.folder / "memo", split_archive_path),
+            _open_memo(cache.folder / "memo"),
         )
 
     def _tables(self, cache: EmbeddingCache, taps: Sequence[Tap]) -> list[EmbeddingTable]:
@@ -116,3 +117,14 @@ class EmbeddingRecipe:
             device_type=self.plan.device_type,
             precision=PRECISION,
         )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES_OF_A_VECTOR}
+
+
+# Kept open, as a search asks it twice a fold; it sees what others write all the same.
+@functools.lru_cache(maxsize=4)
+def _open_memo(folder: Path) -> StatMemo:
+    return StatMemo(folder, split_archive_path)

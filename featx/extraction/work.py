@@ -50,8 +50,8 @@ class Work:
         self.missing: list[dict[bytes, None]] = [{} for _ in dimensions]
         self._rows: dict[bytes, int] = {}
         self._places: dict[bytes, int] = {}
-        # NaN until a vector is placed, so that nothing but a vector can look like one.
-        self._vectors = np.full((n_items, ends[-1]), np.nan, np.float32)
+        self._vectors = np.empty((n_items, ends[-1]), np.float32)
+        self._is_placed = np.zeros((n_items, len(dimensions)), np.bool_)
         self._unreadable: dict[int, str] = {}
         self._undecodable: dict[bytes, str] = {}
 
@@ -79,6 +79,7 @@ class Work:
         """Keep one tap's vectors of some images."""
         places = [self._places[digest] for digest in digests]
         self._vectors[places, self._columns[tap]] = vectors
+        self._is_placed[places, tap] = True
         for digest in digests:
             self.missing[tap].pop(digest, None)
 
@@ -99,6 +100,7 @@ class Work:
 
     def vectors(self) -> np.ndarray:
         """Return one row per item, float32; NaN where there is no embedding."""
+        self._vectors[~self._is_placed.all(axis=1)] = np.nan
         if len(self._places) == len(self._vectors):  # each row is another image, in order
             return self._vectors
         known = [(row, self._places[d]) for row, d in enumerate(self.digests) if d is not None]

@@ -84,6 +84,8 @@ def as_image_list(X: Any) -> Sequence[Any]:
     featx.errors.InputError: Got a single image, cat.jpg: wrap it in a list, [image].
     """
     items = _rows(X)
+    if set(map(type, items)) == {str}:  # the usual case
+        return items
     for row, item in enumerate(items):
         if not _is_image_like(item):
             raise InputError(f"Row {row} is {describe_item(item)}, not an image; {_EXPECTED}.")
