@@ -276,7 +276,7 @@ def timed_search(cache: Path, head: str, over: str) -> dict[str, float]:
 
 
 def prepare_search(cache: Path, count: int) -> None:
-    """Make images of the sample's pictures, their mirror images and brighter ones, and embed them."""
+    """Make images of the sample's pictures: themselves, mirrored and brighter; and embed them."""
     sample = load_image_folder(SAMPLE)
     made = 0
     for change in (lambda image: image, ImageOps.mirror, lambda i: i.point(lambda v: v * 1.1)):
@@ -309,7 +309,8 @@ def compare_search(work: Path, count: int, rounds: int) -> None:
         assert scores["paths"] == scores["matrix"], scores
         paths, matrix = (statistics.median(seconds[over]) for over in ("paths", "matrix"))
         fits = int(figures["fits"])
-        print(f"{head:20} {fits} fits, paths {paths:.2f} s, matrix {matrix:.2f} s, ratio {paths / matrix:.3f}, "
+        print(f"{head:20} {fits} fits, paths {paths:.2f} s, matrix {matrix:.2f} s, "
+              f"ratio {paths / matrix:.3f}, "
               f"{1000 * (paths - matrix) / fits:.1f} ms a fold more")  # fmt: skip
     shutil.rmtree(cache)
 

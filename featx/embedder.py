@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featx.backbones.frozen import FrozenBackbone
 from featx.backbones.providers import load_backbone
+from featx.backbones.taps import choices_of_layers
 from featx.errors import (
     ImageDecodeError,
     ImageDecodeWarning,
@@ -400,24 +401,6 @@ def _checked_images(X: Any) -> Sequence[Any]:
     if len(items) == 0:
         raise InputError("Got 0 images but expected at least 1")
     return items
-
-
-def choices_of_layers(name: str, choices: Any) -> list[tuple[Any, Any]]:
-    """Return layers and pooling of each choice: a layer, pooled by ``"avg"``, or a pair of both.
-
-    Raises
-    ------
-    InputError
-        When it is no sequence, or holds something else.
-    """
-    expected = "a sequence of layers, or of pairs of layers and pooling"
-    if isinstance(choices, str) or not isinstance(choices, Sequence):
-        raise InputError(f"Got {name}={choices!r} but expected {expected}")
-    pairs = [(choice, "avg") if isinstance(choice, str) else choice for choice in choices]
-    for pair in pairs:
-        if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise InputError(f"Got {pair!r} in {name} but expected {expected}")
-    return [(layers, pooling) for layers, pooling in pairs]
 
 
 def _further_taps(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
+
+# No network, neither here nor in the processes that tests start.
+OFFLINE = ROOT / "tests" / "offline"
+runpy.run_path(os.fspath(OFFLINE / "sitecustomize.py"))
+sys.path.insert(0, os.fspath(OFFLINE))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [os.fspath(OFFLINE), os.environ.get("PYTHONPATH")])
+)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featx import ImageEmbedder, load_image_folder
+from featx import ImageEmbedder, head_search, load_image_folder
 from featx.extraction.runtime import OnnxRuntime
 from featx.selection.selection import select_model
 
@@ -60,7 +62,7 @@ def search_over(candidates: int, n_jobs: int, **params: Any) -> GridSearchCV:
     return GridSearchCV(Pipeline(steps), grid, cv=5, n_jobs=n_jobs, error_score="raise")
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, 2, 4])
 def test_five_folds_over_five_candidates_cost_one_forward_per_image(
     make_image_folder: Callable[..., Path],
     private_cache: Path,
@@ -68,7 +70,7 @@ def test_five_folds_over_five_candidates_cost_one_forward_per_image(
     n_jobs: int,
 ) -> None:
     photos = load_image_folder(make_image_folder({"red": 150, "green": 150}))
-    search_over(5, n_jobs).fit(photos.paths, photos.target)
+    search_over(5, n_jobs, cache=private_cache).fit(photos.paths, photos.target)
     count = stored_rows(private_cache)
     assert len(count) == 300
     assert set(count.values()) == {1}
@@ -78,6 +80,41 @@ def test_five_folds_over_five_candidates_cost_one_forward_per_image(
     search_over(5, 1).fit(photos.paths, photos.target)
     assert sum(forwards) == 0, "a second session computes nothing"
     assert sum(stored_rows(private_cache).values()) == 300
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_search_over_backbones_costs_one_forward_per_image_and_backbone(
+    make_image_folder: Callable[..., Path], private_cache: Path, forwards: list[int], n_jobs: int
+) -> None:
+    photos = load_image_folder(make_image_folder({"red": 20, "green": 20}))
+    search = head_search(
+        ["linear_svm", "k_nearest_neighbors"],
+        # Named, as workers of an earlier search keep the environment they were started in.
+        embedder=ImageEmbedder(**TINY, cache=private_cache),
+        backbones=["timm/test_efficientnet", "timm/test_resnet", "timm/test_convnext"],
+        n_jobs=n_jobs,
+    )
+    search.fit(photos.paths, photos.target)
+    tables = [stored_rows(table) for table in (private_cache / "v1").iterdir()]
+    assert [sorted(table.values()) for table in tables] == [[1] * 40] * 3
+    if n_jobs == 1:
+        assert sum(forwards) == 3 * 40
+
+
+def test_neither_batch_size_nor_workers_nor_path_enter_the_key(
+    make_image_folder: Callable[..., Path], forwards: list[int], tmp_path: Path
+) -> None:
+    photos = load_image_folder(make_image_folder({"red": 5}))
+    first = ImageEmbedder(**TINY).fit(photos.paths)
+    first.transform(photos.paths)
+    assert sum(forwards) == 5
+    moved = [Path(path).rename(tmp_path / Path(path).name) for path in photos.paths]
+    os.utime(moved[0], (0, 0))
+    for change in ({"batch_size": 3}, {"num_workers": 0}, {"num_workers": 3}, {"progress": True}):
+        other = clone(first).set_params(**change).fit(moved)
+        assert other.fingerprint_ == first.fingerprint_
+        np.testing.assert_array_equal(other.transform(moved), first.transform(moved))
+    assert sum(forwards) == 5
 
 
 @pytest.mark.parametrize("backend", ["threading", "multiprocessing"])

@@ -137,3 +137,21 @@ def multilevel_stages(name: str, module: Any, shapes: Mapping[str, tuple[int, ..
             "list_layers() of the loaded backbone lists all"
         )
     return stages[-2:]
+
+
+def choices_of_layers(name: str, choices: Any) -> list[tuple[Any, Any]]:
+    """Return layers and pooling of each choice: a layer, pooled by ``"avg"``, or a pair of both.
+
+    Raises
+    ------
+    InputError
+        When it is no sequence, or holds something else.
+    """
+    expected = "a sequence of layers, or of pairs of layers and pooling"
+    if isinstance(choices, str) or not isinstance(choices, Sequence):
+        raise InputError(f"Got {name}={choices!r} but expected {expected}")
+    pairs = [(choice, "avg") if isinstance(choice, str) else choice for choice in choices]
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InputError(f"Got {pair!r} in {name} but expected {expected}")
+    return [(layers, pooling) for layers, pooling in pairs]

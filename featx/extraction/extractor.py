@@ -204,8 +204,8 @@ class Extractor:
         # Most often everything is there, and nothing needs to be claimed.
         for tap, table in enumerate(self._stores.tables):
             wanted = list(missing[tap])
-            for positions, vectors in table.serve(wanted) if wanted else ():
-                window.work.place(tap, [wanted[place] for place in positions.tolist()], vectors)
+            for positions, stored in table.serve(wanted) if wanted else ():
+                window.work.place(tap, [wanted[place] for place in positions.tolist()], stored)
         window.advance.to_missing()
         if window.work.is_complete:
             return

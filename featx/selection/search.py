@@ -8,7 +8,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
-from featx.embedder import ImageEmbedder, choices_of_layers
+from featx.backbones.taps import choices_of_layers
+from featx.embedder import ImageEmbedder
 from featx.errors import InputError
 from featx.selection.heads import choose_heads
 

@@ -37,13 +37,23 @@ import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xxhash
 
 from featx.errors import InputError
 from featx.files import write_atomically
+from featx.store.memo_files import (
+    HEAD,
+    MemoFile,
+    as_words,
+    build_entries,
+    gather,
+    newest_entries,
+    newest_rows,
+    open_memo_file,
+    path_hashes,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,25 +65,10 @@ MAX_ENTRIES = 10_000_000
 
 _TEMPORARY_SUFFIX = ".v1.tmp"
 _ABANDONED_AFTER_SECONDS = 24 * 3600
-_ROWS_AT_ONCE = 65_536
 _ATTEMPTS = 5
 _HAS_CHANGE_TIME = os.name != "nt"
 
-# A file is this, then the keys, then the entries; how many there are follows from its size.
-_HEAD = b"featx stat memo, layout 1".ljust(64, b"\n")
-
-_KEY = np.dtype("<u8")  # the first half of the path's hash, by which a file is sorted
-_ENTRY = np.dtype(
-    [
-        ("path", "<u8", 2),  # xxh3-128 of the absolute path
-        ("identity", "<u8", 5),  # as _IDENTITY packs it
-        ("digest", "V16"),
-        ("seen", "<u8"),  # when it was observed, in ns
-        ("checksum", "<u8"),  # xxh3-64 of all that stands before
-    ]
-)
 _DIGEST_BYTES = 16
-_CHECKED_BYTES = _ENTRY.itemsize - 8
 _IDENTITY = struct.Struct("<QQQqq")  # device, inode, size, modification time, change time
 
 _clock_ns = time.time_ns
@@ -136,7 +131,7 @@ class StatMemo:
         self.folder = folder
         self._split_archive_path = split_archive_path
         # Replaced, never changed, so that threads may read it; None stands for a damaged file.
-        self._opened: dict[str, _MemoFile | None] = {}
+        self._opened: dict[str, MemoFile | None] = {}
 
     def __reduce__(self) -> tuple[type[StatMemo], tuple[Any, ...]]:
         return StatMemo, (self.folder, self._split_archive_path)
@@ -158,11 +153,11 @@ class StatMemo:
         files = self._files()
         if not paths or not files:
             return digests
-        rows, entries = _newest_entries(files, _path_hashes(paths))
+        rows, entries = newest_entries(files, path_hashes(paths))
         identify = self._identifier()
         unknown = bytes(_IDENTITY.size)
         present = b"".join([identify(paths[row]) or unknown for row in rows.tolist()])
-        same = (entries["identity"] == _words(present, 5)).all(axis=1)
+        same = (entries["identity"] == as_words(present, 5)).all(axis=1)
         for row, digest in zip(rows[same].tolist(), entries["digest"][same].tolist(), strict=True):
             digests[row] = digest
         return digests
@@ -216,7 +211,13 @@ class StatMemo:
             return True
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            keys, entries = _build_entries(list(trusted.values()))
+            observations, digests = zip(*trusted.values(), strict=True)
+            keys, entries = build_entries(
+                [observation.path for observation in observations],
+                [observation.identity or b"" for observation in observations],
+                digests,
+                [observation.clock_ns for observation in observations],
+            )
             self._write(f"{time.time_ns():020d}", keys, [entries])
         except OSError:
             return False
@@ -250,9 +251,9 @@ class StatMemo:
         except (OSError, ValueError):
             return None
 
-    def _files(self) -> list[_MemoFile]:
+    def _files(self) -> list[MemoFile]:
         """Open what has appeared, and return the sound files, the newest first."""
-        files: list[_MemoFile] = []
+        files: list[MemoFile] = []
         for _ in range(_ATTEMPTS):
             try:
                 with os.scandir(self.folder) as found:
@@ -264,7 +265,7 @@ class StatMemo:
                 if name not in opened:
                     # What cannot be opened now is tried again; a damaged file stays damaged.
                     with contextlib.suppress(OSError, ValueError):
-                        opened[name] = _open_memo_file(self.folder / name)
+                        opened[name] = open_memo_file(self.folder / name)
             self._opened = opened
             files = [file for name in reversed(names) if (file := opened.get(name)) is not None]
             # A file that was gone when it was opened has been merged into one not yet listed.
@@ -279,7 +280,7 @@ class StatMemo:
         stem = f"{since}-{uuid.uuid4().hex}"
         path = self.folder / f"{stem}{SUFFIX}"
         with write_atomically(path, self.folder / f"{stem}{_TEMPORARY_SUFFIX}") as file:
-            file.write(_HEAD)
+            file.write(HEAD)
             file.write(keys.tobytes())
             for chunk in chunks:
                 file.write(chunk.tobytes())
@@ -298,9 +299,9 @@ class StatMemo:
         # The first of equal keys is kept, which is the newest.
         _, rows = np.unique(keys, return_index=True)
         if len(rows) > MAX_ENTRIES:
-            rows = _newest_rows(parts, rows, MAX_ENTRIES * 3 // 4)  # to have peace for a while
+            rows = newest_rows(parts, rows, MAX_ENTRIES * 3 // 4)  # to have peace for a while
         # It takes the place of its newest part, before files that others write meanwhile.
-        self._write(parts[0].path.name.partition("-")[0], keys[rows], _gather(parts, rows))
+        self._write(parts[0].path.name.partition("-")[0], keys[rows], gather(parts, rows))
         for part in parts:
             with contextlib.suppress(OSError):
                 part.path.unlink()
@@ -312,27 +313,6 @@ class StatMemo:
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
                     path.unlink()
-
-
-class _MemoFile(NamedTuple):
-    """One file of the memo, mapped, sorted by the key."""
-
-    path: Path
-    keys: NDArray[np.uint64]
-    entries: NDArray[np.void]
-
-
-def _open_memo_file(path: Path) -> _MemoFile | None:
-    """Map a file, or return None if it is damaged or not the memo's."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        count, rest = divmod(size - len(_HEAD), _KEY.itemsize + _ENTRY.itemsize)
-        if count < 1 or rest or file.read(len(_HEAD)) != _HEAD:
-            return None
-        content = np.asarray(np.memmap(file, np.uint8, "r", shape=(size,)))
-    entries_start = len(_HEAD) + count * _KEY.itemsize
-    keys, entries = content[len(_HEAD) : entries_start], content[entries_start:]
-    return _MemoFile(path, keys.view(_KEY), entries.view(_ENTRY))
 
 
 def _identity(status: os.stat_result) -> bytes | None:
@@ -354,77 +334,7 @@ def _is_trusted(observation: Observation) -> bool:
     return youngest < observation.clock_ns - GRANULARITY_NS
 
 
-def _path_hashes(paths: Iterable[str]) -> NDArray[np.uint64]:
-    """Return the xxh3-128 of absolute paths, shape (n, 2).
-
-    They are not normalised: ``link/../a.jpg`` need not be ``a.jpg``.
-    """
-    try:
-        current = os.getcwd()  # noqa: PTH109 - a string is wanted
-    except OSError:  # it has been deleted, and what is relative to it cannot be found either
-        current = ""
-    hash_bytes, join, root = xxhash.xxh3_128_digest, os.path.join, os.sep
-    hashes = [
-        hash_bytes(
-            (path if path.startswith(root) else join(current, path)).encode(errors="surrogatepass")
-        )
-        for path in paths
-    ]
-    return _words(b"".join(hashes), 2)
-
-
-def _words(content: bytes, words: int) -> NDArray[np.uint64]:
-    return np.frombuffer(content, "<u8").reshape(-1, words)
-
-
-def _checksums(entries: NDArray[np.void]) -> NDArray[np.uint64]:
-    content = memoryview(entries.tobytes())
-    hash_bytes, step, checked = xxhash.xxh3_64_intdigest, _ENTRY.itemsize, _CHECKED_BYTES
-    sums = [hash_bytes(content[start : start + checked]) for start in range(0, len(content), step)]
-    return np.array(sums, np.uint64)
-
-
-def _build_entries(
-    observed: Sequence[tuple[Observation, bytes]],
-) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
-    """Return the keys and entries of observations, sorted by the key."""
-    entries = np.empty(len(observed), _ENTRY)
-    entries["path"] = _path_hashes(observation.path for observation, _ in observed)
-    identities = b"".join([observation.identity or b"" for observation, _ in observed])
-    entries["identity"] = _words(identities, 5)
-    entries["digest"] = np.frombuffer(b"".join([digest for _, digest in observed]), "V16")
-    entries["seen"] = [observation.clock_ns for observation, _ in observed]
-    entries["checksum"] = _checksums(entries)
-    keys = entries["path"][:, 0]
-    order = np.argsort(keys, kind="stable")
-    return keys[order], entries[order]
-
-
-def _newest_entries(
-    files: Iterable[_MemoFile], hashes: NDArray[np.uint64]
-) -> tuple[NDArray[np.intp], NDArray[np.void]]:
-    """Return the rows of hashes that have a sound entry, and the newest such entry of each."""
-    open_rows = np.argsort(hashes[:, 0])  # sorted keys are found several times faster
-    found: list[tuple[NDArray[np.intp], NDArray[np.void]]] = []
-    for file in files:  # the newest first
-        wanted = hashes[open_rows]
-        places = np.searchsorted(file.keys, wanted[:, 0])
-        places[places == len(file.keys)] = 0
-        near = np.flatnonzero(file.keys[places] == wanted[:, 0])
-        entries = file.entries[places[near]]
-        sound = (entries["path"] == wanted[near]).all(axis=1)
-        sound &= entries["checksum"] == _checksums(entries)
-        found.append((open_rows[near[sound]], entries[sound]))
-        open_rows = np.delete(open_rows, near[sound])
-        if not len(open_rows):
-            break
-    rows = np.concatenate([rows for rows, _ in found])
-    entries = np.concatenate([entries for _, entries in found])
-    order = np.argsort(rows)  # the order of the request, which is that of the disk, if any is
-    return rows[order], entries[order]
-
-
-def _parts_to_merge(files: Sequence[_MemoFile]) -> Sequence[_MemoFile]:
+def _parts_to_merge(files: Sequence[MemoFile]) -> Sequence[MemoFile]:
     """Return the newest files, as many as make the work of all merges grow slowly.
 
     Large old files are left alone until what is merged has come near to them in size, so an entry
@@ -439,23 +349,3 @@ def _parts_to_merge(files: Sequence[_MemoFile]) -> Sequence[_MemoFile]:
         merged += len(files[count].keys)
         count += 1
     return files[:count]
-
-
-def _newest_rows(
-    parts: Sequence[_MemoFile], rows: NDArray[np.intp], count: int
-) -> NDArray[np.intp]:
-    seen = np.concatenate([part.entries["seen"] for part in parts])[rows]
-    return rows[np.sort(np.argpartition(seen, -count)[-count:])]
-
-
-def _gather(parts: Sequence[_MemoFile], rows: NDArray[np.intp]) -> Iterator[NDArray[np.void]]:
-    """Yield the entries of rows, counted through all parts, some at a time."""
-    stops = np.cumsum([len(part.keys) for part in parts])
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        chunk = rows[start : start + _ROWS_AT_ONCE]
-        part_of_row = np.searchsorted(stops, chunk, side="right")
-        entries = np.empty(len(chunk), _ENTRY)
-        for number, part in enumerate(parts):
-            inside = part_of_row == number
-            entries[inside] = part.entries[chunk[inside] - (stops[number] - len(part.keys))]
-        yield entries

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from featx.errors import InputError
 from featx.images.archives import split_archive_path
 from featx.store import memo as memo_module
+from featx.store import memo_files
 from featx.store.memo import Observation, StatMemo
 
 if TYPE_CHECKING:
@@ -547,7 +548,7 @@ def test_no_flipped_bit_ever_gives_a_wrong_digest(memo: StatMemo, tmp_path: Path
     assert read_files(memo, paths)
     file = files_of(memo)[0]
     sound = file.read_bytes()
-    start_of_entries = len(sound) - len(paths) * memo_module._ENTRY.itemsize
+    start_of_entries = len(sound) - len(paths) * memo_files.ENTRY.itemsize
     for bit in range(8 * len(sound)):
         damaged = bytearray(sound)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -572,7 +573,7 @@ def test_an_entry_under_the_key_of_another_path_is_not_served_for_it(
     ]
     assert memo.remember(observed)
     file = files_of(memo)[0]
-    content, size = file.read_bytes(), memo_module._ENTRY.itemsize
+    content, size = file.read_bytes(), memo_files.ENTRY.itemsize
     file.write_bytes(content[: -2 * size] + content[-size:] + content[-2 * size : -size])
     assert StatMemo(memo.folder).lookup(names_of(paths)) == [None, None]
 
@@ -793,15 +794,15 @@ def test_a_file_that_vanishes_between_listing_and_opening_is_looked_for_where_it
     wait_out_the_margin()
     for path in paths:
         assert read_files(memo, [path])
-    reader, open_memo_file = StatMemo(memo.folder), memo_module._open_memo_file
+    reader, open_memo_file = StatMemo(memo.folder), memo_module.open_memo_file
 
     def merge_first(path: Path) -> object:
-        monkeypatch.setattr(memo_module, "_open_memo_file", open_memo_file)
+        monkeypatch.setattr(memo_module, "open_memo_file", open_memo_file)
         monkeypatch.setattr(memo_module, "MAX_FILES", 1)
         memo._merge_if_many()
         return open_memo_file(path)
 
-    monkeypatch.setattr(memo_module, "_open_memo_file", merge_first)
+    monkeypatch.setattr(memo_module, "open_memo_file", merge_first)
     assert reader.lookup(names_of(paths)) == digests_of_files(paths)
     assert len(files_of(memo)) == 1
 
