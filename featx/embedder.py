@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from featx.progress import check_progress
 from featx.store.cache import open_cache
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     import os
     from typing import Self
 
