@@ -30,8 +30,8 @@ from featx.progress import check_progress
 from featx.store.cache import open_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     import os
+    from collections.abc import Sequence
     from typing import Self
 
     from sklearn.utils import Tags
