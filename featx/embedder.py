@@ -87,7 +87,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         row of NaN and one `ImageDecodeWarning`. When no image can be read, both raise.
     max_pixels : int, default=178_956_970
         An image of more pixels (width × height) is refused from its header, before it is decoded:
-        a decompression bomb, or a mistake. It changes no vector.
+        a decompression bomb, or a mistake. It changes no vector, and an embedding that is in
+        the cache is returned whatever the size of its image.
     max_file_bytes : int, default=2**31
         An encoded image of more bytes is refused before it is read.
     cache : "auto", path, EmbeddingCache or None, default="auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 import threading
 import warnings
 import weakref
@@ -22,6 +22,7 @@ from featx.backbones.network import (
 )
 from featx.backbones.pooling import check_pooling, find_layout, pool, to_map
 from featx.backbones.probe import Probe, Shape, probe_network
+from featx.backbones.structure import structure_sha256
 from featx.backbones.taps import (
     MULTILEVEL,
     PENULTIMATE,
@@ -54,6 +55,19 @@ IMAGENET_RECIPE = Preprocessing(
 
 HEAVY_PICKLE_BYTES = 50_000_000
 """From this size on, pickling a network's weights is worth a warning."""
+
+# Layers are inspected and networks are made by one thread at a time.
+_inspecting = threading.RLock()
+
+
+def _after_fork_in_child() -> None:
+    """Forget a lock that another thread of the parent held: nobody here would release it."""
+    global _inspecting
+    _inspecting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class FrozenBackbone:
@@ -131,7 +145,6 @@ class FrozenBackbone:
         self._given_penultimate = penultimate
         self._classifier = self._find_classifier(penultimate)
         self._networks: dict[tuple[Tap, ...], EmbeddingNetwork] = {}
-        self._lock = threading.RLock()
 
     def taps(
         self, layers: str | Sequence[str] = PENULTIMATE, pooling: str | Sequence[str] = "avg"
@@ -226,7 +239,7 @@ class FrozenBackbone:
             same object for the same taps; all share their tensors.
         """
         key = tuple(taps)
-        with self._lock:
+        with _inspecting:
             if key not in self._networks:
                 plans = [self._plan(tap)[0] for tap in key]
                 self._networks[key] = EmbeddingNetwork(self.module, self.preprocessing, plans)
@@ -289,9 +302,10 @@ class FrozenBackbone:
         -------
         str
             Two fingerprints are equal exactly when all of these, the network, its weights and the
-            preprocessing are. A bare module is known by its weights and by the structure that it
-            prints; code in its ``forward`` that shows in neither is not seen. Versions of packages,
-            which can move a vector by a rounding step, stand in the provenance of an export.
+            preprocessing are. A bare module is known by its weights, by what it prints, by the
+            numbers, strings and tensors that its parts hold, and by the code of their ``forward``;
+            other functions that this calls are not seen. Versions of packages, which can move a
+            vector by a rounding step, stand in the provenance of an export.
         """
         recipe = self.describe(tap, views) | {
             "runtime": runtime,
@@ -345,9 +359,7 @@ class FrozenBackbone:
 
     @cached_property
     def _structure_sha256(self) -> str:
-        # Addresses, which some modules print of their functions, are of the process.
-        printed = re.sub(r"0x[0-9a-fA-F]+", "", repr(self.module))
-        return hashlib.sha256(printed.encode()).hexdigest()
+        return structure_sha256(self.module)
 
     @property
     def _identity(self) -> str:
@@ -356,7 +368,7 @@ class FrozenBackbone:
 
     @cached_property
     def _probe(self) -> Probe:
-        with self._lock:
+        with _inspecting:
             return probe_network(
                 self.module, self.preprocessing.image_size, self._classifier, self.name
             )

@@ -66,7 +66,8 @@ def probe_network(
     InputError
         When the network cannot take such an image.
     """
-    network = share_tensors(module)
+    # Whoever reached for the module may have left it in another mode.
+    network = share_tensors(module).eval()
     recorder = _Recorder()
     for name, part in network.named_modules():
         if name:

@@ -130,6 +130,16 @@ def load_reference(reference: BackboneReference) -> FrozenBackbone:
 _loading = threading.Lock()
 
 
+def _after_fork_in_child() -> None:
+    """Forget a lock that another thread of the parent held: nobody here would release it."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 @dataclass(frozen=True)
 class _FileVersion:
     """A file and what changes when its content does, so that a changed one is read again."""

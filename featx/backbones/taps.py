@@ -140,18 +140,20 @@ def multilevel_stages(name: str, module: Any, shapes: Mapping[str, tuple[int, ..
 
 
 def choices_of_layers(name: str, choices: Any) -> list[tuple[Any, Any]]:
-    """Return layers and pooling of each choice: a layer, pooled by ``"avg"``, or a pair of both.
+    """Return layers and pooling of each choice.
+
+    A string or a list is layers, pooled by ``"avg"``; a tuple is a pair of layers and pooling.
 
     Raises
     ------
     InputError
         When it is no sequence, or holds something else.
     """
-    expected = "a sequence of layers, or of pairs of layers and pooling"
+    expected = "a sequence of layers, or of pairs of layers and pooling, (layers, pooling)"
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise InputError(f"Got {name}={choices!r} but expected {expected}")
-    pairs = [(choice, "avg") if isinstance(choice, str) else choice for choice in choices]
+    pairs = [(choice, "avg") if isinstance(choice, str | list) else choice for choice in choices]
     for pair in pairs:
-        if not isinstance(pair, Sequence) or len(pair) != 2:
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise InputError(f"Got {pair!r} in {name} but expected {expected}")
     return [(layers, pooling) for layers, pooling in pairs]

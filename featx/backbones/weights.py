@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -148,9 +149,11 @@ def read_weights(path: Path, sha256: str | None = None, *, advice: str) -> Weigh
             f"The weights file {path} is not a whole safetensors file: {error}; {advice}"
         ) from error
     except Exception as error:  # a damaged or hostile pickle fails in any way its bytes choose
+        # torch advises to load such a file all the same, which is what an attacker hopes for.
+        is_refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if is_refused else _first_line(error)
         raise WeightsError(
-            f"The weights file {path} is not a file of tensors alone: {_first_line(error)}; "
-            f"{advice}"
+            f"The weights file {path} is not a file of tensors alone: {reason}; {advice}"
         ) from error
     return Weights(tensors, got)
 

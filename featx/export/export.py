@@ -124,9 +124,10 @@ def export_embeddings(
             windows = WindowEmbedder(embedder, advance)
             if not place.is_dataset:
                 return FileExport(request, windows, schema).run(place.path, stored)
-            if overwrite:
-                place.remove_parts()
-            return DatasetExport(request, windows, schema).run(place.path, stored)
+            export = DatasetExport(request, windows, schema)
+            return export.run(
+                place.path, stored, remove_before=place.remove_parts if overwrite else None
+            )
 
 
 def _stored_types(part: Path) -> dict[str, pa.DataType]:

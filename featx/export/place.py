@@ -118,14 +118,16 @@ def hold(place: Place) -> Iterator[None]:
     ------
     InputError
         Another export is writing there now.
-    OSError
-        The place cannot be written.
+        Or the place cannot be written.
     """
     is_new = place.is_dataset and not place.path.exists()
-    if is_new:
-        place.path.mkdir(exist_ok=True)
     try:
-        lock = _acquire(place)
+        try:
+            if is_new:
+                place.path.mkdir(exist_ok=True)
+            lock = _acquire(place)
+        except OSError as error:
+            raise InputError(f"Cannot write {place.path}: {error.strerror}") from error
         try:
             for path in place.leftovers():
                 path.unlink()
@@ -218,9 +220,18 @@ def _refuse_other(file: EmbeddingFile, provenance: Mapping[str, Any], precision:
     if file.provenance.get("fingerprint") != provenance["fingerprint"]:
         raise InputError(
             f"{file.path} holds embeddings of {describe_maker(file.provenance)}, got "
-            f"{describe_maker(provenance)}; {ADVICE}"
+            f"{describe_maker(provenance)}{_differences(file.provenance, provenance)}; {ADVICE}"
         )
     if file.precision != precision:
         raise InputError(
             f"{file.path} holds embeddings in {file.precision}, got {precision}; {ADVICE}"
         )
+
+
+def _differences(stored: Mapping[str, Any], made: Mapping[str, Any]) -> str:
+    names = [
+        name
+        for name, value in made.items()
+        if name not in ("fingerprint", "versions") and stored.get(name) != value
+    ]
+    return f", which differ in {', '.join(names)}" if names else ""

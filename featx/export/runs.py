@@ -27,7 +27,7 @@ from featx.store.parquet_files import EmbeddingFile, open_writer
 from featx.store.shards import DIGEST_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -200,7 +200,12 @@ class FileExport(Export):
 class DatasetExport(Export):
     """An export to a folder of parts, to which it adds."""
 
-    def run(self, folder: Path, stored: Sequence[Path]) -> ExportSummary:
+    def run(
+        self,
+        folder: Path,
+        stored: Sequence[Path],
+        remove_before: Callable[[], None] | None = None,
+    ) -> ExportSummary:
         """Write what is missing as new parts, then rewrite those that hold outdated rows.
 
         In this order no row is ever lost: a kill between the two leaves both, and the next export
@@ -212,11 +217,14 @@ class DatasetExport(Export):
             The dataset.
         stored : sequence of Path
             Its parts.
+        remove_before : callable, optional
+            Removes an older dataset, once there is something to put in its place.
 
         Returns
         -------
         ExportSummary
         """
+        self._remove_before = remove_before
         rows = StoredRows(tables_beside(stored))
         with PartWriter(folder, len(stored), self._schema) as parts:
             waiting: list[Window] = []
@@ -252,9 +260,22 @@ class DatasetExport(Export):
         embedded = self._embedder.embed(window.items, window.rows)
         self._note_failures(window, embedded)
         table = self._make_table(window, embedded)
+        if self._remove_before is not None:
+            self._refuse_to_replace_by_nothing(window, embedded)
+            self._remove_before()
+            self._remove_before = None
         # Images that could not be read the last time either have their row already.
         is_there = rows.match_and_note(table.drop_columns(EMBEDDING))
         parts.write(table.filter(pa.array(~is_there)) if is_there.any() else table)
+
+    def _refuse_to_replace_by_nothing(self, window: Window, embedded: Extraction) -> None:
+        if len(embedded.failures) == len(window.items):
+            first = self._failures[0]
+            reason = (
+                f"{first.reason}; none of the first {len(window.items)} images could be read, so "
+                "nothing was overwritten"
+            )
+            raise ImageDecodeError(first.source, reason, first.row)
 
     def _finish(self, stored: Sequence[Path], rows: StoredRows, parts: PartWriter) -> ExportSummary:
         is_outdated = rows.outdated()

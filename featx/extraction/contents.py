@@ -157,7 +157,7 @@ class Contents:
         if self._memo is None:
             return {}
         paths = {row: path for row in rows if (path := self._path(row)) is not None}
-        digests = self._memo.lookup(list(paths.values()))
+        digests = self._memo.lookup(list(paths.values()), self._limits.max_file_bytes)
         known = {
             row: digest for row, digest in zip(paths, digests, strict=True) if digest is not None
         }

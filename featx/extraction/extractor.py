@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featx.errors import DecodeFailure, ImageDecodeError
+import numpy as np
+
+from featx.errors import DecodeFailure, ImageDecodeError, WeightsError
 from featx.extraction.claiming import OpenClaims
 from featx.extraction.contents import Contents, MemoMistakenError
 from featx.extraction.runtime import ExecutionPlan, open_runtime
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from typing import Any
 
-    import numpy as np
     import torch
 
     from featx.backbones.frozen import FrozenBackbone
     from featx.backbones.taps import Tap
+    from featx.extraction.stream import Batch
     from featx.images.limits import Limits
     from featx.store.memo import StatMemo
     from featx.store.session import Session
@@ -163,8 +165,9 @@ class Extractor:
             try:
                 return self._extract(items, memo, advance)
             except MemoMistakenError:
-                # A file was rewritten under our hands, or a clock misled the memo.
-                return self._extract(items, None, advance)
+                # A file was rewritten under our hands, or a clock misled the memo. What was done
+                # has been counted.
+                return self._extract(items, None, lambda _done: None)
 
     def digest(self, items: Sequence[Any]) -> list[bytes | None]:
         """Return the digest of each item's content, None where it cannot be read."""
@@ -257,25 +260,39 @@ class Extractor:
                         row = window.work.row(digest)
                         raise ImageDecodeError(error.source, error.reason, row) from error
                     window.work.fail(digest, error.reason)
-                vectors = self._run(batch.pixels, len(batch.keys))
+                vectors = self._run(batch, window)
                 for tap in range(len(self._taps)):
                     window.work.place(tap, batch.keys, vectors[tap])
                 yield batch.keys + [digest for digest, _ in batch.failures], vectors
 
-    def _run(self, pixels: torch.Tensor, n_images: int) -> list[np.ndarray]:
+    def _run(self, batch: Batch[bytes], window: _Window) -> list[np.ndarray]:
         """Return each computed tap's vectors of a batch of views, their views averaged."""
-        rows = pixels.flatten(0, 1)
+        n_images, n_views = len(batch.keys), batch.pixels.shape[1]
+        if n_images == 0:
+            return [np.empty((0, self._backbone.dimension(tap))) for tap in self._computed_taps]
+        rows = batch.pixels.flatten(0, 1)
         # Opened at the first batch, so that nothing is built where all is in the cache.
         runtime = open_runtime(self._backbone, self._computed_taps, self._plan, len(rows))
-        vectors = [of_tap.reshape(*pixels.shape[:2], -1)[:n_images] for of_tap in runtime.run(rows)]
-        return [of_tap[:, 0] if of_tap.shape[1] == 1 else of_tap.mean(1) for of_tap in vectors]
+        all_views = [of_tap.reshape(-1, n_views, of_tap.shape[1]) for of_tap in runtime.run(rows)]
+        vectors = [
+            of_tap[:n_images, 0] if n_views == 1 else of_tap[:n_images].mean(axis=1)
+            for of_tap in all_views
+        ]
+        for tap, of_tap in zip(self._computed_taps, vectors, strict=True):
+            is_finite = np.isfinite(of_tap).all(axis=1)
+            if not is_finite.all():
+                row = window.work.row(batch.keys[int(np.flatnonzero(~is_finite)[0])])
+                raise WeightsError(
+                    f"{self._backbone.name} puts out NaN or infinity at {tap.layer!r} for "
+                    f"{describe_item(window.items[row])}; check its weights and its preprocessing"
+                )
+        return vectors
 
     def _loader(self, window: _Window) -> Callable[[bytes], torch.Tensor]:
         def load(digest: bytes) -> torch.Tensor:
             row = window.work.row(digest)
             source = describe_item(window.items[row])
-            content = window.contents.read(row, digest)
-            pixels = decode_content(content, source, self._limits)
+            pixels = decode_content(_read(window, digest, row), source, self._limits)
             return self._backbone.preprocessing.views(pixels, self._views, source)
 
         return load
@@ -304,6 +321,17 @@ class _Advance:
         left = len(self._work.missing[0])
         self._advance(self._left - left)
         self._left = left
+
+
+def _read(window: _Window, digest: bytes, first_row: int) -> bytes | np.ndarray:
+    """Return the content of an image, from whichever of its rows still has it."""
+    try:
+        return window.contents.read(first_row, digest)
+    except ImageDecodeError:
+        for row in window.work.rows(digest)[1:]:
+            with suppress(ImageDecodeError):
+                return window.contents.read(row, digest)
+        raise
 
 
 def _collect(session: Session, work: Work) -> None:

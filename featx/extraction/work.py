@@ -75,6 +75,10 @@ class Work:
         """Return the first row that shows the image."""
         return self._rows[digest]
 
+    def rows(self, digest: bytes) -> list[int]:
+        """Return all rows so far that show the image."""
+        return [row for row, own in enumerate(self.digests) if own == digest]
+
     def place(self, tap: int, digests: Sequence[bytes], vectors: np.ndarray) -> None:
         """Keep one tap's vectors of some images."""
         places = [self._places[digest] for digest in digests]

@@ -70,6 +70,7 @@ _HAS_CHANGE_TIME = os.name != "nt"
 
 _DIGEST_BYTES = 16
 _IDENTITY = struct.Struct("<QQQqq")  # device, inode, size, modification time, change time
+_SIZE = 2
 
 _clock_ns = time.time_ns
 _stat = os.stat
@@ -136,13 +137,15 @@ class StatMemo:
     def __reduce__(self) -> tuple[type[StatMemo], tuple[Any, ...]]:
         return StatMemo, (self.folder, self._split_archive_path)
 
-    def lookup(self, paths: Sequence[str]) -> list[bytes | None]:
+    def lookup(self, paths: Sequence[str], max_bytes: int | None = None) -> list[bytes | None]:
         """Return the digests of files, without opening any of them.
 
         Parameters
         ----------
         paths : sequence of str
             Of files, or of images in archives; relative ones start at the current folder.
+        max_bytes : int, optional
+            Files that are larger, or lie in an archive that is, count as not known.
 
         Returns
         -------
@@ -158,6 +161,8 @@ class StatMemo:
         unknown = bytes(_IDENTITY.size)
         present = b"".join([identify(paths[row]) or unknown for row in rows.tolist()])
         same = (entries["identity"] == as_words(present, 5)).all(axis=1)
+        if max_bytes is not None:
+            same &= entries["identity"][:, _SIZE] <= np.uint64(min(max_bytes, 2**63))
         for row, digest in zip(rows[same].tolist(), entries["digest"][same].tolist(), strict=True):
             digests[row] = digest
         return digests

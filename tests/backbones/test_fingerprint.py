@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -153,3 +154,46 @@ def test_the_description_is_plain_json() -> None:
 def test_unknown_views_have_no_fingerprint() -> None:
     with pytest.raises(InputError, match=r"Got views='flop'.*did you mean 'flip'"):
         fingerprint(views="flop")
+
+
+class Shifted(nn.Module):
+    """Holds numbers that are neither parameters nor buffers, nor printed."""
+
+    def __init__(self, shift: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.shift = torch.tensor([shift])
+        self.scales = {"out": [scale]}
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.classifier = nn.Linear(4, 2)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps = self.convolution(pixels).mean((2, 3)) * self.scales["out"][0] + self.shift
+        return self.classifier(maps)
+
+
+class ShiftedTwice(Shifted):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super().forward(pixels) + 1
+
+
+def test_numbers_that_a_module_holds_beside_its_weights_are_part_of_the_key() -> None:
+    torch.manual_seed(0)
+    weights = Shifted().state_dict()
+    prints = {}
+    for name, module in {
+        "plain": Shifted(),
+        "shift": Shifted(shift=5.0),
+        "scale": Shifted(scale=3.0),
+        "code": ShiftedTwice(),
+    }.items():
+        module.load_state_dict(weights)
+        backbone = FrozenBackbone(module, name="shifted")
+        (tap,) = backbone.taps()
+        prints[name] = backbone.fingerprint(tap, runtime="torch", device_type="cpu")
+        again = pickle.loads(pickle.dumps(backbone))
+        assert float(again.module.shift) == float(module.shift)
+    assert len(set(prints.values())) == 4
+    repeated = Shifted()
+    repeated.load_state_dict(weights)
+    same = FrozenBackbone(repeated, name="shifted")
+    assert prints["plain"] == same.fingerprint(tap, runtime="torch", device_type="cpu")
