@@ -108,6 +108,17 @@ def test_also_cache_changes_neither_rows_nor_fingerprint_and_saves_the_forward(
         forwards.clear()
 
 
+def test_a_list_among_choices_is_several_layers_and_a_tuple_is_a_pair() -> None:
+    choices = [["penultimate", "blocks.2"], ("blocks.2", "grid2")]
+    search = head_search(["linear_svm"], embedder=ImageEmbedder(**TINY), layers=choices)
+    assert [
+        (grid["embedder__layers"], grid["embedder__pooling"]) for grid in search.param_grid
+    ] == [
+        ([["penultimate", "blocks.2"]], ["avg"]),
+        (["blocks.2"], ["grid2"]),
+    ]
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_search_over_four_layers_three_heads_and_five_folds_costs_one_forward_an_image(
     make_image_folder: Callable[..., Path],
@@ -196,6 +207,7 @@ def test_a_network_of_ones_own_is_a_backbone_in_a_pipeline_and_a_search(
         ({"layers": ["blocks.1", "blocks.2"], "pooling": ["avg"]}, "pooling"),
         ({"also_cache": "blocks.2"}, "also_cache='blocks.2'"),
         ({"also_cache": [("blocks.2",)]}, "pairs of layers and pooling"),
+        ({"also_cache": [("blocks.2", "grid2", "max")]}, "pairs of layers and pooling"),
     ],
 )
 def test_a_wrong_choice_is_one_line_that_names_it(

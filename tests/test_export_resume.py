@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet as pq
 
-from featx import export_embeddings, read_embeddings
+from featx import ImageEmbedder, export_embeddings, read_embeddings
+from featx.errors import ImageDecodeError, InputError
 from featx.export import request as request_module
 from featx.export import runs as runs_module
 from featx.images.digest import digest_content
@@ -251,3 +252,29 @@ def test_the_columns_of_a_growing_dataset_keep_their_types(
         assert schema.field("size").type == pa.float64()
         assert schema.field("note").type == pa.string()
     assert sorted(read_embeddings(out).further["size"]) == list(range(30))
+
+
+def test_an_overwrite_that_can_read_nothing_keeps_the_old_dataset(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "photos", [b"image %d" % number for number in range(3)])
+    export_embeddings(paths, tmp_path / "out", embedder=HashEmbedder())
+    before = read_embeddings(tmp_path / "out")
+    broken = write_images(tmp_path / "broken", [BROKEN + b"%d" % number for number in range(3)])
+    with pytest.raises(ImageDecodeError, match="nothing was overwritten"):
+        export_embeddings(
+            broken, tmp_path / "out", embedder=HashEmbedder(on_error="nan"), overwrite=True
+        )
+    after = read_embeddings(tmp_path / "out")
+    assert after.data.tobytes() == before.data.tobytes()
+    assert after.paths.tolist() == before.paths.tolist()
+
+
+def test_what_differs_between_two_makers_is_named(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    embedder = ImageEmbedder("timm/test_efficientnet", weights=None, device="cpu")
+    export_embeddings(images, tmp_path / "x.parquet", embedder=embedder)
+    with pytest.raises(InputError, match="which differ in pooling, layers"):
+        export_embeddings(
+            images,
+            tmp_path / "x.parquet",
+            embedder=embedder.set_params(layers="blocks.2", pooling="grid2"),
+        )
