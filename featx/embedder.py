@@ -118,6 +118,12 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     fingerprint, and a fitted embedder whose fingerprint no longer matches (other weights, another
     kind of device) refuses to transform instead of mixing two kinds of vectors.
 
+    Each layer has a place of its own in the cache, so what one embedder stored serves every other
+    that takes this layer. Whatever else is taken in the same forward, the vector is the same bit
+    for bit under ONNX Runtime; but for a linear layer inside a transformer block, which may differ
+    by 2e-7. Processes that take different layers of the same images at the same time may each run
+    the network for an image; rows are stored once all the same.
+
     Images are paths (str or Path), bytes of an image file, PIL images, arrays of shape (height,
     width, 3) or (height, width), or torch tensors of shape (3, height, width), in a list, a
     Series, a data frame of one column, a one-dimensional array, or a single four-dimensional array

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from featx.backbones.taps import Tap
     from featx.extraction.stream import Batch
     from featx.images.limits import Limits
+    from featx.store.graphs import GraphStore
     from featx.store.memo import StatMemo
     from featx.store.session import Session
     from featx.store.table import EmbeddingTable
@@ -73,11 +74,14 @@ class Stores:
         One for each further tap.
     memo : StatMemo
         The digests of files that have not changed.
+    graphs : GraphStore
+        Exported networks.
     """
 
     tables: Sequence[EmbeddingTable]
     further_tables: Sequence[EmbeddingTable]
     memo: StatMemo
+    graphs: GraphStore
 
 
 class Extractor:
@@ -272,7 +276,8 @@ class Extractor:
             return [np.empty((0, self._backbone.dimension(tap))) for tap in self._computed_taps]
         rows = batch.pixels.flatten(0, 1)
         # Opened at the first batch, so that nothing is built where all is in the cache.
-        runtime = open_runtime(self._backbone, self._computed_taps, self._plan, len(rows))
+        graphs = None if self._stores is None else self._stores.graphs
+        runtime = open_runtime(self._backbone, self._computed_taps, self._plan, len(rows), graphs)
         all_views = [of_tap.reshape(-1, n_views, of_tap.shape[1]) for of_tap in runtime.run(rows)]
         vectors = [
             of_tap[:n_images, 0] if n_views == 1 else of_tap[:n_images].mean(axis=1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featx._version import __version__
 from featx.extraction.extractor import Stores
 from featx.images.archives import split_archive_path
+from featx.store.graphs import GraphStore
 from featx.store.memo import StatMemo
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class EmbeddingRecipe:
             self._tables(cache, self.taps),
             self._tables(cache, self.further_taps),
             _open_memo(cache.folder / "memo"),
+            GraphStore(cache.folder / "graphs"),
         )
 
     def _tables(self, cache: EmbeddingCache, taps: Sequence[Tap]) -> list[EmbeddingTable]:

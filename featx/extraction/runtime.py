@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import os
 import threading
 from dataclasses import dataclass
+from importlib.metadata import version
 from numbers import Integral
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
+from featx._version import __version__
 from featx.errors import InputError, did_you_mean
 from featx.images.silence import warnings_silenced
 
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
     from featx.backbones.frozen import FrozenBackbone
     from featx.backbones.taps import Tap
+    from featx.store.graphs import GraphStore
+
+# What turns a network into a graph; another version may make another one.
+_PACKAGES_OF_A_GRAPH = ("torch", "timm", "torchvision", "onnx", "onnxscript")
 
 RUNTIMES = ("auto", "onnx", "torch")
 
@@ -125,7 +132,11 @@ def _choose_batch_size(batch_size: int | str, on_cpu: bool) -> int:
 
 
 def open_runtime(
-    backbone: FrozenBackbone, taps: tuple[Tap, ...], plan: ExecutionPlan, rows: int
+    backbone: FrozenBackbone,
+    taps: tuple[Tap, ...],
+    plan: ExecutionPlan,
+    rows: int,
+    graphs: GraphStore | None = None,
 ) -> Runtime:
     """Build what executes a backbone; the same object for the same arguments.
 
@@ -139,6 +150,8 @@ def open_runtime(
         How and where.
     rows : int
         How many images a batch has.
+    graphs : GraphStore, optional
+        Where exported networks are kept.
 
     Returns
     -------
@@ -146,7 +159,8 @@ def open_runtime(
         Ready to run batches of that many images.
     """
     with _building:
-        return _open_runtime(backbone, taps, plan, rows, torch.get_num_threads(), os.getpid())
+        threads = torch.get_num_threads()
+        return _open_runtime(backbone, taps, plan, rows, graphs, threads, os.getpid())
 
 
 # torch's exporter is not made for several threads at once, and one runtime is enough for all.
@@ -176,14 +190,35 @@ def _open_runtime(
     taps: tuple[Tap, ...],
     plan: ExecutionPlan,
     rows: int,
+    graphs: GraphStore | None,
     threads: int,
     _process: int,
 ) -> Runtime:
-    network = backbone.network(taps)
     if plan.runtime == "onnx":
+        return OnnxRuntime(_find_or_export(backbone, taps, rows, graphs), threads)
+    return TorchRuntime(backbone.network(taps), plan.device)
+
+
+def _find_or_export(
+    backbone: FrozenBackbone, taps: tuple[Tap, ...], rows: int, graphs: GraphStore | None
+) -> bytes:
+    # A network without a name is known by less than all of its code: its graph is not kept.
+    if backbone.reference is None:
+        graphs = None
+    key = "" if graphs is None else _graph_key(backbone, taps, rows)
+    graph = None if graphs is None else graphs.find(key)
+    if graph is None:
         side = backbone.preprocessing.image_size
-        return OnnxRuntime(export_onnx(network, rows, side, backbone.name), threads)
-    return TorchRuntime(network, plan.device)
+        graph = export_onnx(backbone.network(taps), rows, side, backbone.name)
+        if graphs is not None:
+            graphs.keep(key, graph)
+    return graph
+
+
+def _graph_key(backbone: FrozenBackbone, taps: tuple[Tap, ...], rows: int) -> str:
+    fingerprints = [backbone.fingerprint(tap, runtime="onnx", device_type="cpu") for tap in taps]
+    versions = [__version__, *map(version, _PACKAGES_OF_A_GRAPH)]
+    return hashlib.sha256(repr((fingerprints, rows, versions)).encode()).hexdigest()[:32]
 
 
 class TorchRuntime:

@@ -1,7 +1,8 @@
 """How a cache lies on the disk: ``v<format version>/<fingerprint>/``, and in it the shards.
 
 Beside the shards (``*.arrow``) a table has its recipe (``recipe.json``), the claims (``claims/``)
-and the temporary files of those that are writing (``*.tmp``). ``memo/`` has the digests of files.
+and the temporary files of those that are writing (``*.tmp``). ``memo/`` has the digests of files,
+and ``graphs/`` exported networks.
 What has another name, or lies in another place, is not the cache's own and is never removed by it.
 """
 
@@ -30,6 +31,7 @@ CLAIM_FILES = re.compile(rf"{CLAIMS.pattern}|lock")
 _VERSIONS = re.compile(r"v([0-9]{1,9})")
 _FINGERPRINTS = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _MEMO_FILES = re.compile(r"[0-9a-z-]+\.v[0-9]+\.(memo|tmp)")
+_GRAPH_FILES = re.compile(r"[0-9a-f]{32}\.graph|\.[0-9a-f]{32}\.tmp")
 
 
 def is_fingerprint(name: str) -> bool:
@@ -96,16 +98,20 @@ def all_shards(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield folder / name, status
 
 
-def memo_files(root: Path) -> dict[Path, os.stat_result]:
-    """Return the files of the memo.
+def files_beside(root: Path) -> dict[Path, os.stat_result]:
+    """Return the files of the memo, and the graphs.
 
     Raises
     ------
     OSError
         The folder cannot be read.
     """
-    folder = root / "memo"
-    return {folder / name: status for name, status in files_of(folder, _MEMO_FILES).items()}
+    kinds = ((root / "memo", _MEMO_FILES), (root / "graphs", _GRAPH_FILES))
+    return {
+        folder / name: status
+        for folder, names in kinds
+        for name, status in files_of(folder, names).items()
+    }
 
 
 def foreign_files(folder: Path) -> list[Path]:

@@ -19,9 +19,9 @@ from featx.store.layout import (
     RECIPE_NAME,
     RECIPE_TEMPORARY_NAME,
     TEMPORARY_FILES,
+    files_beside,
     files_of,
     foreign_files,
-    memo_files,
     table_folders,
     upkeep_lock,
 )
@@ -261,7 +261,7 @@ def clear_cache(root: Path, *, fingerprint: str | None) -> RemovalReport:
                 foreign += map(str, foreign_files(folder))
                 _remove_empty(folder)
         if fingerprint is None:
-            for path, status in memo_files(root).items():
+            for path, status in files_beside(root).items():
                 path.unlink(missing_ok=True)
                 n_bytes += status.st_size
     return RemovalReport(n_shards, n_bytes, temporary, void, total_bytes(root), tuple(foreign))

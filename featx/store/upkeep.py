@@ -17,7 +17,7 @@ import numpy as np
 
 from featx.errors import SchemaError
 from featx.files import write_atomically
-from featx.store.layout import all_shards, files_of, memo_files, upkeep_lock
+from featx.store.layout import all_shards, files_beside, files_of, upkeep_lock
 from featx.store.locks import LockedFile
 from featx.store.shards import Shard, new_shard_name, write_shard
 
@@ -72,14 +72,14 @@ def keep_up(table: EmbeddingTable, written: Path) -> None:
 
 
 def total_bytes(root: Path) -> int:
-    """Return what a cache takes on the disk: all its shards, and the memo.
+    """Return what a cache takes on the disk: all its shards, the memo and the graphs.
 
     Raises
     ------
     OSError
         A folder cannot be read.
     """
-    statuses = [status for _, status in all_shards(root)] + list(memo_files(root).values())
+    statuses = [status for _, status in all_shards(root)] + list(files_beside(root).values())
     return sum(status.st_size for status in statuses)
 
 

@@ -1,0 +1,116 @@
+"""Exported networks are kept beside the cache: the export is paid once a machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from torch import nn
+
+from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder
+from featx.extraction import runtime
+from featx.store import graphs as graphs_module
+from featx.store.graphs import GraphStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batch sizes of what was exported; what runs is forgotten first, as in a new process."""
+    exported: list[int] = []
+    export = runtime.export_onnx
+
+    def counted(network: nn.Module, rows: int, side: int, name: str) -> bytes:
+        exported.append(rows)
+        return export(network, rows, side, name)
+
+    monkeypatch.setattr(runtime, "export_onnx", counted)
+    runtime._open_runtime.cache_clear()
+    return exported
+
+
+def test_the_second_process_exports_nothing_and_gives_the_same_rows(
+    images: np.ndarray, exports: list[int]
+) -> None:
+    first = ImageEmbedder(**TINY).transform(images[:3])
+    assert exports == [4]
+    runtime._open_runtime.cache_clear()
+    rows = ImageEmbedder(**TINY).transform(images)
+    assert exports == [4]
+    np.testing.assert_array_equal(rows[:3], first)
+    np.testing.assert_array_equal(rows, ImageEmbedder(**TINY, cache=None).transform(images))
+    assert exports == [4, 4], "without a cache there is nowhere to keep it"
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"layers": "blocks.2"}, {"image_size": 64}])
+def test_another_network_is_another_graph(
+    images: np.ndarray, exports: list[int], change: dict[str, object]
+) -> None:
+    ImageEmbedder(**TINY).transform(images)
+    runtime._open_runtime.cache_clear()
+    changed = ImageEmbedder(**TINY | change)
+    np.testing.assert_array_equal(
+        changed.transform(images[::-1]),
+        ImageEmbedder(**TINY | change, cache=None).transform(images[::-1]),
+    )
+
+
+def test_a_damaged_graph_is_exported_anew(
+    images: np.ndarray, private_cache: Path, exports: list[int]
+) -> None:
+    expected = ImageEmbedder(**TINY, cache=None).transform(images)
+    ImageEmbedder(**TINY).transform(images[:1])
+    (graph,) = (private_cache / "graphs").iterdir()
+    content = bytearray(graph.read_bytes())
+    for change in (
+        lambda: content[:100],
+        lambda: content[:500] + b"x" + content[501:],
+        lambda: b"",
+    ):
+        graph.write_bytes(change())
+        runtime._open_runtime.cache_clear()
+        exports.clear()
+        cache = EmbeddingCache(private_cache)
+        cache.clear(ImageEmbedder(**TINY).fit(images).fingerprint_)
+        rows = ImageEmbedder(**TINY, cache=cache).transform(images)
+        assert exports == [4]
+        np.testing.assert_array_equal(rows, expected)
+
+
+def test_a_network_of_ones_own_is_not_kept(images: np.ndarray, private_cache: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    ImageEmbedder(FrozenBackbone(module), device="cpu").transform(images)
+    assert not (private_cache / "graphs").exists()
+
+
+def test_the_graphs_used_last_are_kept_and_a_clear_removes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs_module, "_MOST_GRAPHS", 3)
+    graphs = GraphStore(tmp_path / "graphs")
+    keys = [f"{number:032x}" for number in range(5)]
+    for key in keys:
+        graphs.keep(key, key.encode())
+        assert graphs.find(keys[0]) == keys[0].encode()
+    assert [graphs.find(key) is not None for key in keys] == [True, False, False, True, True]
+    EmbeddingCache(tmp_path).clear()
+    assert not any(graphs.find(key) for key in keys)
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "graphs").write_text("where the folder should be")
+    graphs = GraphStore(tmp_path / "graphs")
+    graphs.keep("0a" * 16, b"a graph")
+    assert graphs.find("0a" * 16) is None
