@@ -20,7 +20,7 @@ from featx.backbones.network import (
     find_classifier,
     has_features_and_head,
 )
-from featx.backbones.pooling import check_pooling, find_layout, pool, to_map
+from featx.backbones.pooling import check_pooling, count_cells, find_layout, pool
 from featx.backbones.probe import Probe, Shape, probe_network
 from featx.backbones.structure import structure_sha256
 from featx.backbones.taps import (
@@ -211,7 +211,7 @@ class FrozenBackbone:
         """
         dimension = self.dimension(tap)
         plan, shape = self._plan(tap)
-        rows, columns = _cells(plan.pooling, plan.layout, shape)
+        rows, columns = count_cells(plan.pooling, plan.layout, shape)
         channels = dimension // (rows * columns)
         width = len(str(channels - 1))
         prefix = "" if tap == Tap(PENULTIMATE, "avg") else f"{tap.layer}_{tap.pooling}_"
@@ -429,17 +429,6 @@ class FrozenBackbone:
         if probe.features_module is None:
             return "features", "", probe.features
         return "output", probe.features_module, probe.features
-
-
-def _cells(pooling: str, layout: Layout, shape: Shape) -> tuple[int, int]:
-    """Return the rows and columns of places that a pooling keeps."""
-    if pooling.startswith("grid"):
-        cells = int(pooling.removeprefix("grid"))
-        return cells, cells
-    if pooling == "flatten" and layout.kind != "vector":
-        rows, columns = to_map(torch.empty(shape, device="meta"), layout).shape[2:]
-        return rows, columns
-    return 1, 1
 
 
 def _load_by_reference(reference: BackboneReference) -> FrozenBackbone:

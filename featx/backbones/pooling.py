@@ -164,6 +164,17 @@ def pool(output: torch.Tensor, pooling: str, layout: Layout) -> torch.Tensor:
     return _average_over_grid(places, rows, int(pooling.removeprefix("grid")))
 
 
+def count_cells(pooling: str, layout: Layout, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the rows and columns of places that a pooling keeps."""
+    if pooling.startswith("grid"):
+        cells = int(pooling.removeprefix("grid"))
+        return cells, cells
+    if pooling == "flatten" and layout.kind != "vector":
+        rows, columns = to_map(torch.empty(shape, device="meta"), layout).shape[2:]
+        return rows, columns
+    return 1, 1
+
+
 def to_map(output: torch.Tensor, layout: Layout) -> torch.Tensor:
     """View an output as (n, channels, height, width); tokens that form no square as one column."""
     places = _as_places(output, layout)
