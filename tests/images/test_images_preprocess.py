@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
 from featx.errors import ImageDecodeError, InputError
+from featx.images import preprocess
 from featx.images.decode import decode_content
 from featx.images.preprocess import Preprocessing
 
@@ -21,6 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HALF = (0.5, 0.5, 0.5)
+
+# Without AVX2, torchvision resizes in floats for bilinear.
+EIGHT_BIT_INTERPOLATIONS = ["bicubic"]
+if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+    EIGHT_BIT_INTERPOLATIONS.append("bilinear")
 
 
 def recipe(image_size: int = 224, resize: int = 256, interpolation: str = "bicubic") -> Any:
@@ -36,6 +46,127 @@ def by_timm(image: Image.Image, image_size: int, crop_pct: float, interpolation:
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def resized_whole(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """Resize by torchvision, axis by axis in the order of Pillow."""
+    mode = InterpolationMode(interpolation)
+    height, width = pixels.shape[-2:]
+    if height - size[0] > max(0, 2 * (width - size[1])):
+        pixels = functional.resize(pixels, [size[0], width], mode, antialias=True)
+    resized: torch.Tensor = functional.resize(pixels, list(size), mode, antialias=True)
+    return resized
+
+
+def views_of_the_whole(
+    recipe: Preprocessing, pixels: torch.Tensor, views: str = "center"
+) -> torch.Tensor:
+    """Resize all of the image and only then crop: slow, and plainly right."""
+    height, width = pixels.shape[-2:]
+    side = [recipe.image_size]
+
+    def resized(length: int) -> torch.Tensor:
+        longer = length * max(height, width) // min(height, width)
+        size = (longer, length) if height > width else (length, longer)
+        size = (length, length) if recipe.squash else size
+        return resized_whole(pixels, size, recipe.interpolation)
+
+    if views == "multiscale":
+        smaller, larger = (round(ratio * recipe.resize) for ratio in (7 / 8, 9 / 8))
+        lengths = max(smaller, *side), recipe.resize, max(larger, *side)
+        return torch.stack([functional.center_crop(resized(length), side) for length in lengths])
+    center = functional.center_crop(resized(recipe.resize), side)[None]
+    return torch.cat([center, center.flip(-1)]) if views == "flip" else center
+
+
+def pixels_laid_out(height: int, width: int, layout: str) -> torch.Tensor:
+    if layout == "part":
+        return torch.from_numpy(noise(height + 3, width + 2)).permute(2, 0, 1)[:, 1:-2, 2:]
+    if layout == "turned":
+        return torch.from_numpy(noise(width, height)).permute(2, 1, 0)
+    pixels = torch.from_numpy(noise(height, width)).permute(2, 0, 1)
+    return pixels.contiguous() if layout == "planes" else pixels
+
+
+@st.composite
+def recipes(draw: st.DrawFn, height: int, width: int) -> Preprocessing:
+    """Recipes whose resized image is small, however elongated the image is."""
+    longest = math.isqrt(200_000 * min(height, width) // max(height, width))
+    resize = draw(st.integers(2, min(300, longest)))
+    image_size = draw(st.integers(1, 300) | st.integers(1, resize))
+    interpolation = draw(st.sampled_from(EIGHT_BIT_INTERPOLATIONS))
+    return Preprocessing(image_size, resize, interpolation, HALF, HALF, squash=draw(st.booleans()))
+
+
+@given(
+    data=st.data(),
+    height=st.integers(1, 700),
+    width=st.integers(1, 700),
+    layout=st.sampled_from(["pixels", "planes", "part", "turned"]),
+    views=st.sampled_from(["center", "center", "flip", "multiscale"]),
+    worth_skipping=st.sampled_from([0, preprocess._WORTH_SKIPPING]),
+)
+@settings(max_examples=300, deadline=None)
+def test_leaving_out_what_is_cut_off_does_not_change_a_bit(
+    data: st.DataObject, height: int, width: int, layout: str, views: str, worth_skipping: int
+) -> None:
+    pixels = pixels_laid_out(height, width, layout)
+    ours = data.draw(recipes(height, width))
+    with mock.patch.object(preprocess, "_WORTH_SKIPPING", worth_skipping):
+        result = ours.views(pixels, views)
+    assert torch.equal(result, views_of_the_whole(ours, pixels, views))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((533, 400), (341, 256)), ((867, 400), (554, 256)), ((900, 1600), (256, 455))],
+)
+def test_the_five_crops_are_those_of_the_whole_image(
+    shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    pixels = decode_content(noise(*shape))
+    whole = resized_whole(pixels, size, "bicubic")
+    expected = torch.stack(functional.five_crop(whole, [224]))
+    assert torch.equal(recipe().views(pixels, "five_crops"), expected)
+    mirrored = torch.cat([expected, expected.flip(-1)])
+    assert torch.equal(recipe().views(pixels, "ten_crops"), mirrored)
+
+
+@pytest.mark.parametrize("shape", [(533, 400), (867, 400), (900, 1600)])
+@pytest.mark.parametrize("image_size", [100, 224])
+@pytest.mark.parametrize("found_in_memory", [0, 255])
+def test_memory_that_is_never_written_never_shows(
+    shape: tuple[int, int], image_size: int, found_in_memory: int
+) -> None:
+    pixels = decode_content(noise(*shape))
+    ours = recipe(image_size)
+    expected = views_of_the_whole(ours, pixels)
+    empty = torch.empty
+
+    def filled(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return empty(*args, **kwargs).fill_(found_in_memory)
+
+    with mock.patch.object(torch, "empty", filled):
+        result = ours.views(pixels)
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "image_size", "passes"),
+    [
+        ((533, 400), 224, [(358, 256), (341, 224)]),  # two thirds of the rows are needed
+        ((867, 400), 224, [(554, 400), (224, 256)]),  # rows first, and only then columns
+        ((400, 533), 224, [(256, 341)]),  # both in one call: there is little to leave out
+        ((900, 1600), 100, [(366, 455), (256, 100)]),
+    ],
+)
+def test_only_lines_that_the_crop_needs_are_resized(
+    shape: tuple[int, int], image_size: int, passes: list[tuple[int, int]]
+) -> None:
+    pixels = decode_content(noise(*shape))
+    with mock.patch.object(preprocess, "interpolate", wraps=preprocess.interpolate) as spy:
+        recipe(image_size).views(pixels)
+    assert [tuple(call.args[1]) for call in spy.call_args_list] == passes
 
 
 @pytest.mark.parametrize("shape", [(867, 400), (400, 867), (777, 300), (600, 400), (150, 100)])
