@@ -1,1 +1,1 @@
-"""Selection: named heads, and the search that chooses among them."""
+"""Selection: named heads, the search that chooses among them, and the ranking of networks."""

@@ -1,0 +1,162 @@
+"""`featx rank`: which pretrained network serves some labelled images."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featx.cli.inputs import advice_on_unreadable, load_labelled, make_embedder, skipped_of
+from featx.cli.options import (
+    LABEL,
+    AsJson,
+    Cache,
+    Device,
+    Images,
+    LabelColumn,
+    Layers,
+    PathColumn,
+    Pooling,
+    SkipUnreadable,
+    Views,
+)
+from featx.cli.printing import print_json, print_table, report_failures, report_skipped
+from featx.errors import ImageDecodeWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+_NONE = "–"
+
+
+def rank(
+    data: Images,
+    backbones: Annotated[
+        str | None,
+        typer.Option(
+            help="Networks, separated by commas; by default those that come as packages of PyPI "
+            "and are on this machine."
+        ),
+    ] = None,
+    scores: Annotated[
+        str,
+        typer.Option(
+            help="Any of 'linear_probe', 'logme', 'knn', 'hscore', 'leep' and 'nce', separated "
+            "by commas; the first decides the order."
+        ),
+    ] = "linear_probe,logme,knn,hscore",
+    out: Annotated[Path | None, typer.Option(help="A CSV file for the whole table.")] = None,
+    skip_missing: Annotated[
+        bool,
+        typer.Option("--skip-missing", help="Leave out networks whose weights are not here."),
+    ] = False,
+    timed_images: Annotated[
+        int, typer.Option(min=0, help="Images embedded once more for the time; 0 for no time.")
+    ] = 128,
+    layers: Layers = "penultimate",
+    pooling: Pooling = "avg",
+    views: Views = "center",
+    device: Device = "auto",
+    cache: Cache = "auto",
+    skip_unreadable: SkipUnreadable = False,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = LABEL,
+    as_json: AsJson = False,
+) -> None:
+    """Rank networks by how well their embeddings serve labelled images, before any tuning.
+
+    Images are in one folder per class, or in a table with a path and a label column.
+    """
+    images = load_labelled(data, path_column, label_column)
+
+    from featx.backbones.catalog import DEFAULT_BACKBONE
+    from featx.files import output_file, write_atomically
+    from featx.selection.ranking import rank_backbones
+
+    if out is not None:
+        output_file(out)  # refused before the work
+    names = _split(scores)
+    with advice_on_unreadable(skip_unreadable), _warnings_as_remarks():
+        table = rank_backbones(
+            images.data,
+            images.target,
+            None if backbones is None else _split(backbones),
+            scores=names,
+            embedder=make_embedder(
+                DEFAULT_BACKBONE,
+                layers=layers,
+                pooling=pooling,
+                views=views,
+                device=device,
+                cache=cache,
+            ),
+            on_missing="skip" if skip_missing else "raise",
+            skip_unreadable=skip_unreadable,
+            timed_images=timed_images,
+        )
+    report_skipped(skipped_of(images))
+    if out is not None:
+        with write_atomically(out) as file:
+            table.to_csv(file, index=False)
+    if as_json:
+        print_json([_json_row(row) for row in table.to_dict("records")])
+        return
+    _print_ranking(table, list(dict.fromkeys(names)))
+    if out is not None:
+        typer.echo(f"Wrote {out}")
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+@contextmanager
+def _warnings_as_remarks() -> Iterator[None]:
+    """Say what a person should know as the other commands do, not as Python shows warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                if isinstance(warning.message, ImageDecodeWarning):
+                    report_failures(warning.message.failures)
+                else:
+                    typer.echo(f"Warning: {warning.message}", err=True)
+
+
+def _json_row(row: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a row in which what is no number is null: JSON has neither NaN nor infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def _print_ranking(table: pd.DataFrame, scores: list[str]) -> None:
+    print_table(
+        ("rank", "backbone", *scores, "ms per image", "parameters", "dimension", "image size"),
+        [
+            (
+                str(row["rank"]),
+                row["backbone"],
+                *(_shown(row[score], ".3f") for score in scores),
+                _shown(row["seconds_per_image"] * 1000, ".1f"),
+                f"{row['parameters']:.1f} M",
+                str(row["dimension"]),
+                f"{row['image_size']} px",
+            )
+            for row in table.to_dict("records")
+        ],
+    )
+
+
+def _shown(figure: float, form: str) -> str:
+    return _NONE if math.isnan(figure) else f"{figure:{form}}"
