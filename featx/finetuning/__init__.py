@@ -1,0 +1,1 @@
+"""Fine-tuning: networks that are trained further, as scikit-learn classifiers, on skorch."""

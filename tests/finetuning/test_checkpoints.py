@@ -1,0 +1,247 @@
+"""A training that was killed goes on, and ends as one that never was."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from networks import NAMED, OWN, make_images, tensors_of
+from safetensors import safe_open
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from training_trial import run_trial
+
+from featx.errors import InputError, SchemaError
+from featx.finetuning import training
+from featx.finetuning.checkpoints import Checkpoint, TrainingState
+from featx.finetuning.classifier import FineTunedClassifier
+
+if TYPE_CHECKING:
+    import torch
+
+TRIAL = Path(__file__).with_name("training_trial.py")
+
+
+def epochs_done(checkpoint: Path) -> int:
+    for last in checkpoint.glob("*/last.safetensors"):
+        with safe_open(last, framework="np") as file:
+            return len(json.loads(file.metadata()["featx"])["history"])
+    return 0
+
+
+def kill_after(checkpoint: Path, epochs: int, seed: int | None, wait: float) -> int:
+    """Kill a training some time after it has done some epochs, and return how many it had done."""
+    process = subprocess.Popen(
+        [sys.executable, TRIAL, checkpoint, "0.01", json.dumps(seed)], stdout=subprocess.PIPE
+    )
+    while epochs_done(checkpoint) < epochs and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(wait)
+    process.kill()
+    printed, _ = process.communicate()
+    assert (process.returncode, printed) == (-signal.SIGKILL, b"")
+    return epochs_done(checkpoint)
+
+
+def test_killed_and_resumed_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    undisturbed = run_trial(tmp_path / "undisturbed", 0, 3)
+    done = kill_after(tmp_path / "killed", 2, 3, wait=random.uniform(0, 0.3))
+    assert 2 <= done < 12
+    assert run_trial(tmp_path / "killed", 0, 3) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(5))
+def test_killed_again_and_again_it_ends_as_if_undisturbed(tmp_path: Path, attempt: int) -> None:
+    undisturbed = run_trial(tmp_path / "undisturbed", 0, attempt)
+    for epochs in (1, 4, 7):
+        done = kill_after(tmp_path / "killed", epochs, attempt, random.uniform(0, 0.4))
+        assert epochs <= done < 12
+    assert run_trial(tmp_path / "killed", 0, attempt) == undisturbed
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Let the checkpoint's writer stop the training, as a kill would, at the end of an epoch."""
+    save = Checkpoint.save
+
+    def save_and_stop(checkpoint: Checkpoint, state: TrainingState) -> None:
+        save(checkpoint, state)
+        if len(state.history) == epochs:
+            raise StoppedError
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_stop)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        OWN,
+        OWN | {"optimizer": "sgd", "precision": "bfloat16", "random_state": None},
+        OWN | {"unfreeze": 1, "augment": "light", "dropout": 0.5},
+        NAMED | {"unfreeze": "head", "hidden_layer_sizes": (5,), "dropout": 0.5},
+        NAMED | {"unfreeze": 2, "head_epochs": 3, "dropout": 0.5, "batch_norm": "keep"},
+        NAMED | {"unfreeze": 1, "early_stopping": True, "patience": 2, "validation_fraction": 0.3},
+    ],
+    ids=["all", "sgd", "stage", "vectors", "head first", "stopping"],
+)
+def test_stopped_after_any_epoch_it_ends_as_if_undisturbed(
+    parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    images, labels = make_images(14)
+    random_state = parameters.get("random_state", 0)
+    for epochs in (1, 2, 3):
+        folder = tmp_path / str(epochs)
+        classifier = FineTunedClassifier(**parameters | {"epochs": 4, "checkpoint": folder})
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, epochs)
+            with pytest.raises(StoppedError):
+                classifier.fit(images, labels)
+        classifier.fit(images, labels)
+        if random_state is None:  # the seed that was drawn is in the checkpoint
+            (last,) = folder.glob("*/last.safetensors")
+            with safe_open(last, framework="np") as file:
+                random_state = json.loads(file.metadata()["featx"])["seed"]
+        undisturbed = FineTunedClassifier(
+            **parameters | {"epochs": 4, "random_state": random_state}
+        ).fit(images, labels)
+        random_state = parameters.get("random_state", 0)
+        assert classifier.history_ == undisturbed.history_
+        expected = tensors_of(undisturbed.network_)
+        for name, tensor in tensors_of(classifier.network_).items():
+            assert tensor.tobytes() == expected[name].tobytes(), name
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = make_images(12)
+    parameters = OWN | {"epochs": 2, "checkpoint": tmp_path}
+    grid = {"learning_rate": [0.01, 0.1]}
+    search = GridSearchCV(FineTunedClassifier(**parameters), grid, cv=2).fit(images, labels)
+    expected = search.predict_proba(images)
+    # Two candidates in two folds, and the best one on all images: a folder each.
+    assert len(list(tmp_path.iterdir())) == 5
+    steps: list[int] = []
+    step = training.TrainingNet.train_step
+    monkeypatch.setattr(
+        training.TrainingNet, "train_step", lambda *given: (steps.append(1), step(*given))[1]
+    )
+    search.fit(images, labels)
+    assert steps == []
+    np.testing.assert_array_equal(search.predict_proba(images), expected)
+    search.set_params(estimator__epochs=3).fit(images, labels)
+    assert steps
+
+
+@pytest.mark.parametrize(
+    ("change", "is_other"),
+    [
+        ({"learning_rate": 0.02}, True),
+        ({"augment": "light"}, True),
+        ({"random_state": 1}, True),
+        ({"image_size": 12}, True),
+        ({"num_workers": 2}, False),
+        ({"progress": True}, False),
+        ({"pixel_memory": 0}, False),
+    ],
+)
+def test_another_training_has_another_folder(
+    change: dict[str, Any], is_other: bool, tmp_path: Path
+) -> None:
+    images, labels = make_images(6)
+    for parameters in ({}, change):
+        FineTunedClassifier(**OWN | {"epochs": 1, "checkpoint": tmp_path} | parameters).fit(
+            images, labels
+        )
+    assert len(list(tmp_path.iterdir())) == 1 + is_other
+
+
+def test_other_images_and_labels_have_another_folder(tmp_path: Path) -> None:
+    images, labels = make_images(6)
+    others, _ = make_images(6, seed=1)
+    for X, y in ((images, labels), (others, labels), (images, labels[::-1])):
+        FineTunedClassifier(**OWN, epochs=1, checkpoint=tmp_path).fit(X, y)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_best_weights_lie_beside_the_last(tmp_path: Path) -> None:
+    images, labels = make_images(30)
+    FineTunedClassifier(**OWN, epochs=4, checkpoint=tmp_path).fit(images, labels)
+    (folder,) = tmp_path.iterdir()
+    names = sorted(path.name for path in folder.iterdir())
+    assert names[1:] == ["last.safetensors"]
+    assert names[0].startswith("best-")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other", "best"])
+def test_a_damaged_checkpoint_is_said(damage: str, tmp_path: Path) -> None:
+    images, labels = make_images(6)
+    classifier = FineTunedClassifier(**OWN, epochs=1, checkpoint=tmp_path).fit(images, labels)
+    (last,) = tmp_path.glob("*/last.safetensors")
+    content = last.read_bytes()
+    if damage == "truncated":
+        last.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        last.write_bytes(content.replace(b'\\"version\\"', b'\\"verzion\\"'))
+    elif damage == "other":
+        last.write_bytes(b"\x80\x04K\x01.")  # a pickle
+    else:
+        (best,) = tmp_path.glob("*/best-*.safetensors")
+        best.unlink()
+    with pytest.raises(SchemaError, match=r"is not a whole checkpoint .* delete its folder"):
+        classifier.fit(images, labels)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    classifier = FineTunedClassifier(**OWN, epochs=1, checkpoint=tmp_path / "file")
+    with pytest.raises(InputError, match=r"Got checkpoint=.* cannot be made a folder"):
+        classifier.fit(*make_images(6))
+
+
+def test_a_loss_that_is_nan_ends_the_training_with_the_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = make_images(12)
+    until = FineTunedClassifier(**OWN | {"schedule": "constant"}, epochs=3).fit(images, labels)
+    get_loss = training.TrainingNet.get_loss
+
+    def break_down(net: Any, *given: Any, **named: Any) -> torch.Tensor:
+        loss = get_loss(net, *given, **named)
+        return loss * float("nan") if len(net.history) == 4 else loss
+
+    monkeypatch.setattr(training.TrainingNet, "get_loss", break_down)
+    classifier = FineTunedClassifier(**OWN | {"schedule": "constant"}, epochs=6)
+    with pytest.warns(ConvergenceWarning, match="became NaN or infinite in epoch 4 of 6"):
+        classifier.fit(images, labels)
+    losses = [row["train_loss"] for row in classifier.history_]
+    assert classifier.kept_epoch_ == int(np.argmin(losses)) + 1
+    assert classifier.history_ == until.history_
+    if classifier.kept_epoch_ == 3:
+        expected = tensors_of(until.network_)
+        for name, tensor in tensors_of(classifier.network_).items():
+            assert tensor.tobytes() == expected[name].tobytes(), name
+    assert np.isfinite(classifier.predict_proba(images)).all()
+
+
+@pytest.mark.parametrize("parameters", [OWN, NAMED])
+def test_a_loss_that_is_nan_at_once_is_said(parameters: dict[str, Any]) -> None:
+    settings = parameters | {"learning_rate": 1e30, "optimizer": "sgd", "epochs": 9}
+    with pytest.raises(InputError, match=r"before any epoch was done.* learning rate \(1e\+30\)"):
+        FineTunedClassifier(**settings | {"unfreeze": "all"}).fit(*make_images(30))
+
+
+def test_weights_that_the_last_step_broke_are_not_kept() -> None:
+    settings = OWN | {"learning_rate": 1e20, "weight_decay": 1e30, "optimizer": "sgd", "epochs": 1}
+    with pytest.raises(InputError, match="before any epoch was done"):
+        FineTunedClassifier(**settings).fit(*make_images(6))

@@ -1,0 +1,78 @@
+"""A trained network is written without code, and read as the same classifier."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from networks import NAMED, OWN, make_images
+from safetensors.torch import save_file
+
+from featx.errors import InputError, SchemaError, WeightsError
+from featx.finetuning.classifier import FineTunedClassifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["cat", "dög"], np.array(["a", "bc"], dtype=object), [3, 7], [False, True], [0.0, 2.0]],
+    ids=str,
+)
+def test_what_is_written_is_read_as_the_same_classifier(labels: Any, tmp_path: Path) -> None:
+    images, y = make_images(8, labels)
+    parameters = NAMED | {"unfreeze": "all", "epochs": 1, "hidden_layer_sizes": (4,)}
+    classifier = FineTunedClassifier(**parameters).fit(images, y)
+    classifier.save_weights(tmp_path / "own.safetensors")
+    same = FineTunedClassifier(**parameters).load_weights(tmp_path / "own.safetensors")
+    assert same.classes_.dtype == classifier.classes_.dtype
+    assert same.classes_.tolist() == classifier.classes_.tolist()
+    assert same.predict_proba(images).tobytes() == classifier.predict_proba(images).tobytes()
+    assert same.score(images, y) == classifier.score(images, y)
+    assert same.freeze().weights_sha256 == classifier.freeze().weights_sha256
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    classifier = FineTunedClassifier(**OWN, epochs=1).fit(*make_images(6))
+    classifier.save_weights(tmp_path / "own.safetensors")
+    for other in (NAMED, OWN | {"hidden_layer_sizes": (4,)}):
+        with pytest.raises(WeightsError, match="do not fit the network"):
+            FineTunedClassifier(**other).load_weights(tmp_path / "own.safetensors")
+
+
+def describe(**changes: Any) -> dict[str, str]:
+    described = {"version": 1, "classes": ["a", "b"], "dtype": "<U1"} | changes
+    return {"featx": json.dumps(described)}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"featx": "{"},
+        describe(version=2),
+        describe(classes="ab"),
+        describe(classes=["a"]),
+        describe(classes=[["a", "b"]]),
+        describe(dtype="nothing"),
+        describe(dtype="<M8[s]"),
+    ],
+)
+def test_a_file_of_somebody_else_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
+    save_file({"0.weight": torch.zeros(1)}, tmp_path / "own.safetensors", metadata)
+    with pytest.raises(SchemaError, match="was not written by save_weights"):
+        FineTunedClassifier(**OWN).load_weights(tmp_path / "own.safetensors")
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+    FineTunedClassifier(**OWN, epochs=1).fit(*make_images(6)).save_weights(file)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(SchemaError, match="or is damaged"):
+        FineTunedClassifier(**OWN).load_weights(file)
+    with pytest.raises(InputError, match="There is no weights file"):
+        FineTunedClassifier(**OWN).load_weights(tmp_path / "nothing.safetensors")
