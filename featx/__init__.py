@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from featx.errors import ImageDecodeError as ImageDecodeError
     from featx.errors import ImageDecodeWarning as ImageDecodeWarning
     from featx.export import export_embeddings as export_embeddings
+    from featx.finetuning.classifier import FineTunedClassifier as FineTunedClassifier
+    from featx.finetuning.linear_head import LinearHeadClassifier as LinearHeadClassifier
     from featx.images.preprocess import Preprocessing as Preprocessing
     from featx.images.sources import load_image_folder as load_image_folder
     from featx.images.sources import load_manifest as load_manifest
     from featx.persistence import load_model as load_model
     from featx.persistence import save_model as save_model
+    from featx.selection.ranking import rank_backbones as rank_backbones
     from featx.selection.search import head_search as head_search
     from featx.store.cache import EmbeddingCache as EmbeddingCache
     from featx.store.parquet import read_embeddings as read_embeddings
@@ -33,10 +36,12 @@ if TYPE_CHECKING:
 _ROOMS = {
     "EmbeddingCache": "featx.store.cache",
     "FeatxError": "featx.errors",
+    "FineTunedClassifier": "featx.finetuning.classifier",
     "FrozenBackbone": "featx.backbones.frozen",
     "ImageDecodeError": "featx.errors",
     "ImageDecodeWarning": "featx.errors",
     "ImageEmbedder": "featx.embedder",
+    "LinearHeadClassifier": "featx.finetuning.linear_head",
     "Preprocessing": "featx.images.preprocess",
     "export_embeddings": "featx.export",
     "head_search": "featx.selection.search",
@@ -45,6 +50,7 @@ _ROOMS = {
     "load_image_folder": "featx.images.sources",
     "load_manifest": "featx.images.sources",
     "load_model": "featx.persistence",
+    "rank_backbones": "featx.selection.ranking",
     "read_embeddings": "featx.store.parquet",
     "save_model": "featx.persistence",
     "write_embeddings": "featx.store.parquet",

@@ -91,6 +91,14 @@ class CacheWarning(UserWarning):
     """The cache could not be used or held damaged rows; the embeddings are right all the same."""
 
 
+class RuntimeFallbackWarning(UserWarning):
+    """A runtime could not be built and another took its place; the embeddings are as exact."""
+
+
+class PrecisionWarning(UserWarning):
+    """A lower precision moves the vectors of this network away from those of float32."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence part that offers the known names nearest to a mistyped one.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # it is built.
 TRUSTED_TYPES = (
     "featx.embedder.ImageEmbedder",
+    "featx.finetuning.linear_head.LinearHeadClassifier",
     "featx.store.cache.EmbeddingCache",
     "pathlib.PosixPath",  # a cache folder given as a Path
     "sklearn.calibration._CalibratedClassifier",
@@ -127,7 +128,7 @@ def _refused_types(untrusted: Iterable[str]) -> list[str]:
 def _refuse_networks(model: Any) -> None:
     """Refuse a model that holds a network instead of the name of one."""
     for name, value in model.get_params().items() if hasattr(model, "get_params") else ():
-        if type(value).__name__ == "FrozenBackbone":
+        if any(kind.__name__ == "FrozenBackbone" for kind in type(value).__mro__):
             raise InputError(
                 f"Got a model whose {name} is {value!r}, a network, which no model file can hold; "
                 "give the embedder the network's name and its weights as a .safetensors file "

@@ -5,12 +5,24 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from featx.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+
+class Advance(Protocol):
+    """Tells a progress bar how far a loop has come."""
+
+    def __call__(self, done: int, found: int = 0) -> None:
+        """Add images that are done, and how many of them were there before."""
+        ...
+
+
+def no_progress(done: int, found: int = 0) -> None:
+    """Show nothing."""
 
 
 def check_progress(progress: bool | str) -> None:
@@ -20,10 +32,8 @@ def check_progress(progress: bool | str) -> None:
 
 
 @contextmanager
-def progress_bar(
-    description: str, total: int, progress: bool | str = "auto"
-) -> Iterator[Callable[[int], None]]:
-    """Show how far a loop has come, with images a second and the time left.
+def progress_bar(description: str, total: int, progress: bool | str = "auto") -> Iterator[Advance]:
+    """Show how far a loop has come, with images a second, the time left and the share found.
 
     Parameters
     ----------
@@ -38,10 +48,10 @@ def progress_bar(
     Yields
     ------
     callable
-        Call it with the number of images that were done.
+        Call it with the number of images that were done, and how many of them needed no computing.
     """
     if progress is False or total == 0 or (progress == "auto" and not _someone_is_watching()):
-        yield lambda _done: None
+        yield no_progress
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -53,15 +63,21 @@ def progress_bar(
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeLeft(),
+        TextColumn("{task.fields[share]}"),
     )
     # On stderr, so that what a command prints can be piped while the bar is seen.
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total, rate="")
+        task = bar.add_task(description, total=total, rate="", share="")
+        all_found = 0
 
-        def advance(done: int) -> None:
-            speed = bar.tasks[0].speed
-            rate = "" if speed is None else f"{speed:.0f} images/s"
-            bar.update(task, advance=done, rate=rate)
+        def advance(done: int, found: int = 0) -> None:
+            nonlocal all_found
+            all_found += found
+            bar.update(task, advance=done)
+            state = bar.tasks[0]
+            rate = "" if state.speed is None else f"{state.speed:.0f} images/s"
+            share = f"{all_found / state.completed:.0%} already there" if all_found else ""
+            bar.update(task, rate=rate, share=share)
 
         yield advance
 

@@ -100,7 +100,7 @@ def test_upper_floors_know_lower_floors_and_never_the_other_way() -> None:
         {"errors", "files", "progress", "_version"},
         {"images", "store"},
         {"backbones"},
-        {"extraction"},
+        {"extraction", "finetuning"},
         {"embedder"},
         {"selection", "export", "prediction", "persistence", "testing"},
         {"cli"},

@@ -13,7 +13,7 @@ from torch import nn
 from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder, load_image_folder
 from featx.errors import ImageDecodeError, WeightsError
 from featx.extraction import contents
-from featx.extraction.runtime import OnnxRuntime
+from featx.extraction.onnx_runtime import OnnxRuntime
 from featx.store import memo as memo_module
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ def test_images_that_cannot_be_decoded_cost_no_forward(
     forwards: list[int] = []
     run = OnnxRuntime.run
 
-    def counted(self: OnnxRuntime, pixels: torch.Tensor) -> list[np.ndarray]:
+    def counted(self: OnnxRuntime, pixels: torch.Tensor, lanes: int = 1) -> list[np.ndarray]:
         forwards.append(len(pixels))
-        return run(self, pixels)
+        return run(self, pixels, lanes)
 
     monkeypatch.setattr(OnnxRuntime, "run", counted)
     embedder = ImageEmbedder(**TINY, on_error="nan")

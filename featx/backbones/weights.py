@@ -102,6 +102,29 @@ def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
     return total.hexdigest()
 
 
+def read_checked(path: Path, sha256: str | None, *, advice: str) -> tuple[bytes, str]:
+    """Return the content of a file and its sha256, which begins with ``sha256``.
+
+    Raises
+    ------
+    WeightsError
+        When the file is absent or has another digest.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise WeightsError(f"The weights file {path} does not exist; {advice}") from error
+    except OSError as error:
+        raise WeightsError(f"The weights file {path} cannot be read: {error}; {advice}") from error
+    got = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and not got.startswith(sha256):
+        raise WeightsError(
+            f"The weights file {path} has sha256 {got}, expected {sha256}; it is damaged or was "
+            f"changed: {advice}"
+        )
+    return content, got
+
+
 def read_weights(path: Path, sha256: str | None = None, *, advice: str) -> Weights:
     """Read a file of tensors, after checking that it is the file it should be.
 
@@ -126,18 +149,7 @@ def read_weights(path: Path, sha256: str | None = None, *, advice: str) -> Weigh
     WeightsError
         When the file is absent, has another digest, or holds anything but tensors.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise WeightsError(f"The weights file {path} does not exist; {advice}") from error
-    except OSError as error:
-        raise WeightsError(f"The weights file {path} cannot be read: {error}; {advice}") from error
-    got = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and not got.startswith(sha256):
-        raise WeightsError(
-            f"The weights file {path} has sha256 {got}, expected {sha256}; it is damaged or was "
-            f"changed: {advice}"
-        )
+    content, got = read_checked(path, sha256, advice=advice)
     try:
         if path.suffix.lower() == ".safetensors":
             tensors = parse_safetensors(content)

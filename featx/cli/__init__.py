@@ -14,6 +14,7 @@ from featx.cli.backbones import app as backbones
 from featx.cli.cache import app as cache
 from featx.cli.embed import embed
 from featx.cli.predict import predict
+from featx.cli.rank import rank
 from featx.cli.select import select
 from featx.errors import FeatxError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (embed, select, predict):
+for _command in (embed, select, rank, predict):
     app.command()(_command)
 app.add_typer(backbones, name="backbones")
 app.add_typer(cache, name="cache")

@@ -17,6 +17,8 @@ from featx.cli.options import (
     Layers,
     PathColumn,
     Pooling,
+    Precision,
+    Runtime,
     Views,
     Weights,
 )
@@ -43,6 +45,12 @@ def embed(
     pooling: Pooling = "avg",
     views: Views = "center",
     device: Device = "auto",
+    runtime: Runtime = "auto",
+    precision: Precision = "float32",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per forward; by device and memory if not given."),
+    ] = None,
     cache: Cache = "auto",
     path_column: PathColumn = "path",
     label_column: Annotated[
@@ -63,8 +71,19 @@ def embed(
     exit code is then 1.
     """
     found = load_unlabelled(images, path_column, label_column)
-    embedder = make_embedder(backbone, weights, layers, pooling, views, device, cache)
-    embedder.set_params(on_error="nan")
+    embedder = make_embedder(
+        backbone,
+        weights=weights,
+        layers=layers,
+        pooling=pooling,
+        views=views,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        cache=cache,
+        batch_size=batch_size or "auto",
+        on_error="nan",
+    )
 
     from featx.export import export_embeddings
 

@@ -63,19 +63,34 @@ def load_unlabelled(images: Path, path_column: str, label_column: str | None) ->
 
 
 def make_embedder(
-    backbone: str, weights: str, layers: str, pooling: str, views: str, device: str, cache: str
+    backbone: str,
+    *,
+    layers: str,
+    pooling: str,
+    cache: str,
+    **params: Any,
 ) -> ImageEmbedder:
-    """Return the embedder that the options describe."""
+    """Return the embedder that the options describe.
+
+    Parameters
+    ----------
+    backbone : str
+        The network.
+    layers, pooling : str
+        One or several, separated by commas.
+    cache : str
+        ``"none"``, or as `ImageEmbedder` takes it.
+    **params
+        Further parameters of `ImageEmbedder`.
+    """
     from featx.embedder import ImageEmbedder
 
     return ImageEmbedder(
         backbone,
-        weights=weights,
         layers=_split(layers),
         pooling=_split(pooling),
-        views=views,
-        device=device,
         cache=parse_cache(cache),
+        **params,
     )
 
 

@@ -27,6 +27,12 @@ Views = Annotated[
     str, typer.Option(help="'center', 'flip', 'five_crops', 'ten_crops' or 'multiscale'.")
 ]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …")]
+Runtime = Annotated[
+    str, typer.Option(help="What executes the network: 'auto', 'onnx', 'torch' or 'compile'.")
+]
+Precision = Annotated[
+    str, typer.Option(help="Of the network's arithmetic: 'float32' or 'bfloat16'.")
+]
 Cache = Annotated[
     str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'none' keeps none.")
 ]

@@ -181,7 +181,8 @@ class FileExport(Export):
         digests = self._embedder.digest(window.items)
         vectors = np.empty((len(digests), self._embedder.dimension), np.float32)
         is_missing = ~stored.take(digests, out=vectors)
-        self._embedder.advance(len(digests) - int(is_missing.sum()))
+        n_stored = len(digests) - int(is_missing.sum())
+        self._embedder.advance(n_stored, found=n_stored)
         if not is_missing.any():
             return Extraction(vectors, digests, ())
         missing = window.select(is_missing)
@@ -231,7 +232,8 @@ class DatasetExport(Export):
             count = 0
             for window in self._request.windows():
                 missing = self._find_missing(window, rows)
-                self._embedder.advance(len(window.items) - len(missing.items))
+                n_stored = len(window.items) - len(missing.items)
+                self._embedder.advance(n_stored, found=n_stored)
                 waiting.append(missing)
                 count += len(missing.items)
                 # A few missing ones of each window wait for each other, to fill batches. Windows

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from featx.errors import ImageDecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from featx.embedder import ImageEmbedder
     from featx.extraction.extractor import Extraction
+    from featx.progress import Advance
 
 
 class WindowEmbedder:
@@ -23,10 +24,10 @@ class WindowEmbedder:
     embedder : ImageEmbedder
         Its parameters decide; it stays as it is.
     advance : callable
-        Is told how many images are done.
+        Is told how many images are done, and how many of them were found.
     """
 
-    def __init__(self, embedder: ImageEmbedder, advance: Callable[[int], None]) -> None:
+    def __init__(self, embedder: ImageEmbedder, advance: Advance) -> None:
         quiet: ImageEmbedder = copy.copy(embedder).set_params(progress=False)
         self._extractor = quiet.open_extractor()
         self.advance = advance

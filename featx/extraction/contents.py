@@ -89,8 +89,6 @@ class Contents:
             load_in_order(pieces, digest, num_workers=self._num_workers, ahead=_PIECES_AHEAD)
         ) as outcomes:
             for piece, outcome in outcomes:
-                if isinstance(outcome, ImageDecodeError):
-                    raise outcome
                 for row, digested in zip(piece, outcome, strict=True):
                     if not isinstance(digested, ImageDecodeError):
                         fresh[row] = digested

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,13 +12,13 @@ import numpy as np
 from featx.errors import DecodeFailure, ImageDecodeError, WeightsError
 from featx.extraction.claiming import OpenClaims
 from featx.extraction.contents import Contents, MemoMistakenError
-from featx.extraction.runtime import ExecutionPlan, open_runtime
-from featx.extraction.stream import stream_batches
+from featx.extraction.runtime import open_runtime
+from featx.extraction.stream import choose_piece, load_in_order, stream_blocks
 from featx.extraction.work import Work
 from featx.images.decode import decode_content
 from featx.images.preprocess import count_views
 from featx.images.sources import describe_item
-from featx.progress import progress_bar
+from featx.progress import no_progress, progress_bar
 from featx.store.session import open_session
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 
     from featx.backbones.frozen import FrozenBackbone
     from featx.backbones.taps import Tap
-    from featx.extraction.stream import Batch
+    from featx.extraction.plan import ExecutionPlan
+    from featx.extraction.runtime import Runtime
+    from featx.extraction.stream import Block
     from featx.images.limits import Limits
+    from featx.progress import Advance
     from featx.store.graphs import GraphStore
     from featx.store.memo import StatMemo
     from featx.store.session import Session
@@ -139,9 +143,7 @@ class Extractor:
         self._limits = limits
         self._progress = progress
 
-    def extract(
-        self, items: Sequence[Any], advance: Callable[[int], None] | None = None
-    ) -> Extraction:
+    def extract(self, items: Sequence[Any], advance: Advance | None = None) -> Extraction:
         """Embed the items.
 
         Parameters
@@ -149,7 +151,8 @@ class Extractor:
         items : sequence
             Paths, bytes, PIL images, arrays or tensors.
         advance : callable, optional
-            Is told how many images are done, in place of a progress bar of this call.
+            Is told how many images are done, and how many of them were found in the cache, in
+            place of a progress bar of this call.
 
         Returns
         -------
@@ -171,7 +174,7 @@ class Extractor:
             except MemoMistakenError:
                 # A file was rewritten under our hands, or a clock misled the memo. What was done
                 # has been counted.
-                return self._extract(items, None, lambda _done: None)
+                return self._extract(items, None, no_progress)
 
     def digest(self, items: Sequence[Any]) -> list[bytes | None]:
         """Return the digest of each item's content, None where it cannot be read."""
@@ -180,9 +183,7 @@ class Extractor:
         digests, _ = contents.digest(range(len(items)), keep=False, stop_at_failure=False)
         return digests
 
-    def _extract(
-        self, items: Sequence[Any], memo: StatMemo | None, advance: Callable[[int], None]
-    ) -> Extraction:
+    def _extract(self, items: Sequence[Any], memo: StatMemo | None, advance: Advance) -> Extraction:
         contents = Contents(items, memo, self._limits, self._num_workers)
         work = Work(len(items), [self._backbone.dimension(tap) for tap in self._taps])
         for start in range(0, len(items), WINDOW):
@@ -191,7 +192,7 @@ class Extractor:
                 rows, keep=True, stop_at_failure=self._stop_at_failure
             )
             work.add(digests, unreadable)
-            self._fill(_Window(items, contents, work, _Advance(advance, len(rows), work)))
+            self._fill(_Window(items, contents, work, _Counter(advance, len(rows), work)))
             contents.forget()
         failures = tuple(
             DecodeFailure(row, describe_item(items[row]), reason)
@@ -203,23 +204,25 @@ class Extractor:
         """Bring in every vector that the window lacks."""
         missing = window.work.missing
         if self._stores is None:
-            window.advance.to_missing()
+            window.counter.to_missing()
             with closing(self._forward(list(missing[0]), window)) as computed:
                 for _ in computed:
-                    window.advance.to_missing()
+                    window.counter.to_missing()
             return
+        window.counter.to_missing()  # what cannot be read, and what another row shows too
         # Most often everything is there, and nothing needs to be claimed.
         for tap, table in enumerate(self._stores.tables):
             wanted = list(missing[tap])
             for positions, stored in table.serve(wanted) if wanted else ():
                 window.work.place(tap, [wanted[place] for place in positions.tolist()], stored)
-        window.advance.to_missing()
+        window.counter.to_missing(found=True)
         if window.work.is_complete:
             return
         digests = dict.fromkeys(digest for of_tap in missing for digest in of_tap)
         further = self._stores.further_tables
         with open_session(self._stores.tables, digests, further) as session:
             _collect(session, window.work)
+            window.counter.to_missing(found=True)
             while not window.work.is_complete:
                 limit = self._choose_claim(session.remaining)
                 with (
@@ -228,11 +231,11 @@ class Extractor:
                 ):
                     for keys, vectors in computed:
                         claims.finish(keys, vectors)
-                        window.advance.to_missing()
+                        window.counter.to_missing()
                 # What is left is being computed by others: theirs to compute, ours to await.
                 session.wait()
                 _collect(session, window.work)
-                window.advance.to_missing()
+                window.counter.to_missing(found=True)
 
     def _choose_claim(self, remaining: int) -> int:
         # Small pieces of small work, so that others who want the same images share it.
@@ -243,55 +246,84 @@ class Extractor:
     ) -> Generator[tuple[list[bytes], list[np.ndarray]]]:
         """Run the network over the images of some digests and place the vectors.
 
-        What is yielded, batch by batch, are the digests that are done and, for each computed tap,
+        What is yielded, block by block, are the digests that are done and, for each computed tap,
         the vectors of those that could be decoded, which come first.
         """
-        n_views = count_views(self._views)
-        batches = stream_batches(
-            digests,
-            self._loader(window),
-            # A batch of the network holds all views of some images.
-            batch_size=max(1, self._plan.batch_size // n_views),
-            shape=(n_views, 3, *2 * (self._backbone.preprocessing.image_size,)),
-            num_workers=self._num_workers,
-        )
+        n_images = len({digest for missing in window.work.missing for digest in missing})
         # Closed at once when something goes wrong: an exception that somebody keeps would otherwise
-        # keep the decoding threads.
-        with closing(batches):
-            for batch in batches:
-                for digest, error in batch.failures:
+        # keep the threads.
+        with closing(self._compute_blocks(digests, n_images, window)) as computed:
+            for block, vectors in computed:
+                for digest, error in block.failures:
                     if self._stop_at_failure:
                         row = window.work.row(digest)
                         raise ImageDecodeError(error.source, error.reason, row) from error
                     window.work.fail(digest, error.reason)
-                vectors = self._run(batch, window)
+                self._check_finite(block.keys, vectors, window)
                 for tap in range(len(self._taps)):
-                    window.work.place(tap, batch.keys, vectors[tap])
-                yield batch.keys + [digest for digest, _ in batch.failures], vectors
+                    window.work.place(tap, block.keys, vectors[tap])
+                yield block.keys + [digest for digest, _ in block.failures], vectors
 
-    def _run(self, batch: Batch[bytes], window: _Window) -> list[np.ndarray]:
-        """Return each computed tap's vectors of a batch of views, their views averaged."""
-        n_images, n_views = len(batch.keys), batch.pixels.shape[1]
-        if n_images == 0:
-            return [np.empty((0, self._backbone.dimension(tap))) for tap in self._computed_taps]
-        rows = batch.pixels.flatten(0, 1)
-        # Opened at the first batch, so that nothing is built where all is in the cache.
+    def _compute_blocks(
+        self, digests: Iterable[bytes], n_images: int, window: _Window
+    ) -> Generator[tuple[Block[bytes], list[np.ndarray]]]:
+        """Load at most so many images, in blocks, and run the network over them, block by block."""
+        n_views = count_views(self._views)
+        side = self._backbone.preprocessing.image_size
+        lanes = self._count_lanes(n_images)
+        piece = choose_piece(n_images, max(lanes, self._num_workers))
+        # Whole batches of the network, but no fewer images than a thread loads at a time.
+        batch = max(1, self._plan.batch_size // n_views)
+        blocks = stream_blocks(
+            digests,
+            self._loader(window),
+            block_size=batch * math.ceil(piece / batch),
+            shape=(n_views, 3, side, side),
+            num_workers=self._num_workers,
+            piece=piece,
+        )
+        in_threads = 0 if self._num_workers == 0 or lanes == 1 else lanes
+        with closing(blocks):
+            yield from load_in_order(
+                blocks,
+                lambda block: self._run(block, max(1, in_threads)),
+                num_workers=in_threads,
+                ahead=lanes + 1,
+            )
+
+    def _count_lanes(self, n_images: int) -> int:
+        """Return how many blocks are computed side by side; what is not needed is not built."""
+        return self._runtime().lanes(n_images) if n_images else 1
+
+    def _runtime(self) -> Runtime:
         graphs = None if self._stores is None else self._stores.graphs
-        runtime = open_runtime(self._backbone, self._computed_taps, self._plan, len(rows), graphs)
-        all_views = [of_tap.reshape(-1, n_views, of_tap.shape[1]) for of_tap in runtime.run(rows)]
-        vectors = [
-            of_tap[:n_images, 0] if n_views == 1 else of_tap[:n_images].mean(axis=1)
-            for of_tap in all_views
+        return open_runtime(self._backbone, self._computed_taps, self._plan, graphs)
+
+    def _run(self, block: Block[bytes], lanes: int) -> list[np.ndarray]:
+        """Return each computed tap's vectors of a block, the views of each image averaged."""
+        n_images, n_views = block.pixels.shape[:2]
+        if n_images == 0:
+            return [
+                np.empty((0, self._backbone.dimension(tap)), np.float32)
+                for tap in self._computed_taps
+            ]
+        all_views = [
+            of_tap.reshape(n_images, n_views, -1)
+            for of_tap in self._runtime().run(block.pixels.flatten(0, 1), lanes)
         ]
+        return [of_tap[:, 0] if n_views == 1 else of_tap.mean(axis=1) for of_tap in all_views]
+
+    def _check_finite(
+        self, digests: list[bytes], vectors: list[np.ndarray], window: _Window
+    ) -> None:
         for tap, of_tap in zip(self._computed_taps, vectors, strict=True):
             is_finite = np.isfinite(of_tap).all(axis=1)
             if not is_finite.all():
-                row = window.work.row(batch.keys[int(np.flatnonzero(~is_finite)[0])])
+                row = window.work.row(digests[int(np.flatnonzero(~is_finite)[0])])
                 raise WeightsError(
                     f"{self._backbone.name} puts out NaN or infinity at {tap.layer!r} for "
                     f"{describe_item(window.items[row])}; check its weights and its preprocessing"
                 )
-        return vectors
 
     def _loader(self, window: _Window) -> Callable[[bytes], torch.Tensor]:
         def load(digest: bytes) -> torch.Tensor:
@@ -310,21 +342,22 @@ class _Window:
     items: Sequence[Any]
     contents: Contents
     work: Work
-    advance: _Advance
+    counter: _Counter
 
 
-class _Advance:
+class _Counter:
     """Moves the progress bar to what is no longer missing of a window of rows."""
 
-    def __init__(self, advance: Callable[[int], None], n_rows: int, work: Work) -> None:
+    def __init__(self, advance: Advance, n_rows: int, work: Work) -> None:
         self._advance = advance
         self._left = n_rows
         self._work = work
 
-    def to_missing(self) -> None:
-        """Count as done what the first tap no longer lacks."""
+    def to_missing(self, *, found: bool = False) -> None:
+        """Count as done what the first tap no longer lacks, and whether it was found."""
         left = len(self._work.missing[0])
-        self._advance(self._left - left)
+        done = self._left - left
+        self._advance(done, done if found else 0)
         self._left = left
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from featx._version import __version__
 from featx.extraction.extractor import Stores
+from featx.extraction.runtime import settle_plan
 from featx.images.archives import split_archive_path
 from featx.store.graphs import GraphStore
 from featx.store.memo import StatMemo
@@ -20,14 +21,12 @@ if TYPE_CHECKING:
 
     from featx.backbones.frozen import FrozenBackbone
     from featx.backbones.taps import Tap
-    from featx.extraction.runtime import ExecutionPlan
+    from featx.extraction.plan import ExecutionPlan
     from featx.store.cache import EmbeddingCache
     from featx.store.table import EmbeddingTable
 
 # The packages whose version can move a vector by a rounding step; named in every export.
 _PACKAGES_OF_A_VECTOR = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
-
-PRECISION = "float32"
 
 
 @dataclass(frozen=True)
@@ -83,22 +82,30 @@ class EmbeddingRecipe:
             "layers": [tap.layer for tap in self.taps],
             "pooling": [tap.pooling for tap in self.taps],
             "weights": self.backbone.weights,
-            "precision": PRECISION,
+            "precision": self.plan.precision,
             "runtime": self.plan.runtime,
             "device_type": self.plan.device_type,
             "fingerprint": self.fingerprint,
             "versions": {"featx": __version__, **_versions()},
         }
 
+    def settled(self, cache: EmbeddingCache | None) -> EmbeddingRecipe:
+        """Return the recipe as it can be executed here, or by what takes its runtime's place."""
+        # Without a cache there is nowhere to keep what was not asked for.
+        taps = self.taps if cache is None else (*self.taps, *self.further_taps)
+        plan = settle_plan(self.backbone, taps, self.plan, _open_graphs(cache))
+        return replace(self, plan=plan)
+
     def open_stores(self, cache: EmbeddingCache | None) -> Stores | None:
         """Return the tables of a cache that keep these vectors, and its memo."""
-        if cache is None:
+        graphs = _open_graphs(cache)
+        if cache is None or graphs is None:
             return None
         return Stores(
             self._tables(cache, self.taps),
             self._tables(cache, self.further_taps),
             _open_memo(cache.folder / "memo"),
-            GraphStore(cache.folder / "graphs"),
+            graphs,
         )
 
     def _tables(self, cache: EmbeddingCache, taps: Sequence[Tap]) -> list[EmbeddingTable]:
@@ -106,7 +113,7 @@ class EmbeddingRecipe:
             cache.table(
                 self._fingerprint_of(tap),
                 self.backbone.dimension(tap),
-                recipe=EmbeddingRecipe(self.backbone, (tap,), (), self.views, self.plan).describe(),
+                recipe=replace(self, taps=(tap,), further_taps=()).describe(),
             )
             for tap in taps
         ]
@@ -117,13 +124,17 @@ class EmbeddingRecipe:
             views=self.views,
             runtime=self.plan.runtime,
             device_type=self.plan.device_type,
-            precision=PRECISION,
+            precision=self.plan.precision,
         )
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in _PACKAGES_OF_A_VECTOR}
+
+
+def _open_graphs(cache: EmbeddingCache | None) -> GraphStore | None:
+    return None if cache is None else GraphStore(cache.folder / "graphs")
 
 
 # Kept open, as a search asks it twice a fold; it sees what others write all the same.

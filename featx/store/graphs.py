@@ -46,6 +46,10 @@ class GraphStore:
 
     folder: Path
 
+    def holds(self, key: str) -> bool:
+        """Return whether there is a graph of a key; it is not read."""
+        return self._path(key).exists()
+
     def find(self, key: str) -> bytes | None:
         """Return the graph of a key, or None.
 

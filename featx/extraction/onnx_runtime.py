@@ -1,0 +1,75 @@
+"""The network as an ONNX graph in ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import onnxruntime
+import torch
+
+
+class OnnxRuntime:
+    """A graph, run in as many lanes as there are threads.
+
+    Of many images each thread computes its own: threads that need not wait for one another waste
+    nothing. A few images are computed one after the other by all threads. The rows are the same.
+
+    Parameters
+    ----------
+    graph : bytes
+        As `export_onnx` returns it.
+    threads : int
+        How many threads compute.
+    """
+
+    def __init__(self, graph: bytes, threads: int) -> None:
+        self._graph = graph
+        self._threads = threads
+        self._opening = threading.Lock()
+        self._sessions: dict[int, onnxruntime.InferenceSession] = {}
+        self._input = self._session(lanes=threads).get_inputs()[0]
+        self._rows: int = self._input.shape[0]
+
+    def lanes(self, n_images: int) -> int:
+        """Return how many calls of `run` are best under way at a time."""
+        return self._threads if n_images >= 2 * self._threads else 1
+
+    def run(self, pixels: torch.Tensor, lanes: int = 1) -> list[np.ndarray]:
+        """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap.
+
+        Parameters
+        ----------
+        pixels : Tensor
+            Images.
+        lanes : int
+            How many calls are under way at a time.
+        """
+        n_images = len(pixels)
+        if n_images % self._rows:
+            padding = pixels.new_zeros(-n_images % self._rows, *pixels.shape[1:])
+            pixels = torch.cat([pixels, padding])
+        session = self._session(lanes)
+        outputs = [
+            session.run(None, {self._input.name: batch.numpy()})
+            for batch in torch.split(pixels, self._rows)
+        ]
+        return [
+            np.concatenate(of_tap).astype(np.float32, copy=False)[:n_images]
+            for of_tap in zip(*outputs, strict=True)
+        ]
+
+    def _session(self, lanes: int) -> onnxruntime.InferenceSession:
+        threads = max(1, self._threads // lanes)
+        with self._opening:
+            if threads not in self._sessions:
+                self._sessions[threads] = self._open(threads)
+            return self._sessions[threads]
+
+    def _open(self, threads: int) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors: its warnings are about graph shapes, not for users
+        return onnxruntime.InferenceSession(
+            self._graph, options, providers=["CPUExecutionProvider"]
+        )
