@@ -325,7 +325,7 @@ def test_a_fault_of_our_own_is_never_recorded_as_a_bad_image(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("featx.images.preprocess.Preprocessing.apply", fail)
+    monkeypatch.setattr("featx.images.preprocess.Preprocessing.views", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         ImageEmbedder(**TINY, on_error="nan").transform(photos.paths)
 
