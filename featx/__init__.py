@@ -6,12 +6,16 @@ nothing: neither torch nor pandas nor scikit-learn is imported by it.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from featx._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from featx.backbones.catalog import list_backbones as list_backbones
     from featx.backbones.frozen import FrozenBackbone as FrozenBackbone
     from featx.backbones.providers import load_backbone as load_backbone
@@ -62,9 +66,25 @@ __all__ = ["__version__", *_ROOMS]
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'featx' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_ROOMS[name]), name)
+    with _collector_paused():
+        value = getattr(importlib.import_module(_ROOMS[name]), name)
     globals()[name] = value
     return value
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Import without looking for garbage among what torch, scipy and pandas make to stay.
+
+    The collector walks through all of it again and again: 1 s of the 3.4 s that it takes.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

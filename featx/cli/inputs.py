@@ -83,7 +83,7 @@ def make_embedder(
     **params
         Further parameters of `ImageEmbedder`.
     """
-    from featx.embedder import ImageEmbedder
+    from featx import ImageEmbedder
 
     return ImageEmbedder(
         backbone,

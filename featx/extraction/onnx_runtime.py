@@ -19,17 +19,18 @@ class OnnxRuntime:
     ----------
     graph : bytes
         As `export_onnx` returns it.
+    rows : int
+        Images a batch, as in the graph.
     threads : int
         How many threads compute.
     """
 
-    def __init__(self, graph: bytes, threads: int) -> None:
+    def __init__(self, graph: bytes, rows: int, threads: int) -> None:
         self._graph = graph
         self._threads = threads
         self._opening = threading.Lock()
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
-        self._input = self._session(lanes=threads).get_inputs()[0]
-        self._rows: int = self._input.shape[0]
+        self._rows = rows
 
     def lanes(self, n_images: int) -> int:
         """Return how many calls of `run` are best under way at a time."""
@@ -50,9 +51,9 @@ class OnnxRuntime:
             padding = pixels.new_zeros(-n_images % self._rows, *pixels.shape[1:])
             pixels = torch.cat([pixels, padding])
         session = self._session(lanes)
+        name = session.get_inputs()[0].name
         outputs = [
-            session.run(None, {self._input.name: batch.numpy()})
-            for batch in torch.split(pixels, self._rows)
+            session.run(None, {name: batch.numpy()}) for batch in torch.split(pixels, self._rows)
         ]
         return [
             np.concatenate(of_tap).astype(np.float32, copy=False)[:n_images]

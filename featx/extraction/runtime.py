@@ -100,8 +100,10 @@ def _why_not(
     """Return what is raised when a runtime is built; None where it can be."""
     if is_proven(backbone, taps, plan, graphs):
         return None
+    side = backbone.preprocessing.image_size
     try:
-        open_runtime(backbone, taps, plan, graphs)
+        runtime = open_runtime(backbone, taps, plan, graphs)
+        runtime.run(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     except Exception as error:  # each library has exceptions of its own
         return error
     note_proof(backbone, taps, plan, graphs)
@@ -196,7 +198,8 @@ def _open_runtime(
     if plan.runtime == "onnx":
         from featx.extraction.onnx_runtime import OnnxRuntime
 
-        return OnnxRuntime(find_graph(backbone, taps, plan, graphs), threads)
+        graph = find_graph(backbone, taps, plan, graphs)
+        return OnnxRuntime(graph, plan.batch_size, threads)
     from featx.extraction.torch_runtime import CompiledRuntime, TorchRuntime
 
     build = CompiledRuntime if plan.runtime == "compile" else TorchRuntime

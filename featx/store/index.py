@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 # np.isin imports it when first called: a child that is forked meanwhile would wait for it for ever.
-import numpy.ma  # noqa: F401
+import numpy.ma
 
 from featx.store.shards import ROWS_AT_ONCE, digest_keys
 
