@@ -41,3 +41,10 @@ def test_every_public_name_can_be_imported() -> None:
     assert set(featx.__all__) <= set(dir(featx))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         featx.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("before", ["enable", "disable"])
+def test_importing_leaves_the_garbage_collector_as_it_was(before: str) -> None:
+    code = f"import gc; gc.{before}(); from featx import list_backbones; print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{before == 'enable'}\n"

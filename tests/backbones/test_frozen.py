@@ -357,3 +357,15 @@ def test_threads_that_share_a_network_get_their_own_rows() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_the_penultimate_vector_may_be_named_where_the_network_knows_it_too() -> None:
+    module = timm.create_model("test_efficientnet", num_classes=3).eval()
+    named = FrozenBackbone(
+        module, Preprocessing(64, 64, "bilinear", (0,) * 3, (1,) * 3), penultimate="classifier"
+    )
+    known = FrozenBackbone(module, named.preprocessing)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        vectors = [one.network(one.taps())(pixels)[0] for one in (named, known)]
+    torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=0)
