@@ -32,6 +32,10 @@ class OnnxRuntime:
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         self._rows = rows
 
+    def prepare(self) -> None:
+        """Open a session, which shows whether the graph can be run."""
+        self._session(self._threads)
+
     def lanes(self, n_images: int) -> int:
         """Return how many calls of `run` are best under way at a time."""
         return self._threads if n_images >= 2 * self._threads else 1

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 class Runtime(Protocol):
     """Executes a network."""
 
+    def prepare(self) -> None:
+        """Build what would be built at the first call."""
+        ...
+
     def lanes(self, n_images: int, /) -> int:
         """Return how many calls of `run` are best under way at a time."""
         ...
@@ -100,10 +104,8 @@ def _why_not(
     """Return what is raised when a runtime is built; None where it can be."""
     if is_proven(backbone, taps, plan, graphs):
         return None
-    side = backbone.preprocessing.image_size
     try:
-        runtime = open_runtime(backbone, taps, plan, graphs)
-        runtime.run(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        open_runtime(backbone, taps, plan, graphs).prepare()
     except Exception as error:  # each library has exceptions of its own
         return error
     note_proof(backbone, taps, plan, graphs)

@@ -54,6 +54,9 @@ class TorchRuntime:
         own.compute_in(getattr(torch, plan.precision))
         self._network: Any = own.to(self._device).to(memory_format=torch.channels_last)
 
+    def prepare(self) -> None:
+        """Nothing is left to build."""
+
     def lanes(self, _n_images: int) -> int:
         """Return how many calls of `run` are best under way at a time."""
         return _LANES_ON_A_GPU if self._device.type == "cuda" else 1
