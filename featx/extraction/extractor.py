@@ -268,9 +268,13 @@ class Extractor:
         self, digests: Iterable[bytes], n_images: int, window: _Window
     ) -> Generator[tuple[Block[bytes], list[np.ndarray]]]:
         """Load at most so many images, in blocks, and run the network over them, block by block."""
+        if n_images == 0:  # nothing is built for nothing
+            return
         n_views = count_views(self._views)
         side = self._backbone.preprocessing.image_size
-        lanes = self._count_lanes(n_images)
+        # Opened in this thread alone: how many threads torch has may be another in those of a pool.
+        runtime = self._open_runtime()
+        lanes = runtime.lanes(n_images)
         piece = choose_piece(n_images, max(lanes, self._num_workers))
         # Whole batches of the network, but no fewer images than a thread loads at a time.
         batch = max(1, self._plan.batch_size // n_views)
@@ -286,20 +290,16 @@ class Extractor:
         with closing(blocks):
             yield from load_in_order(
                 blocks,
-                lambda block: self._run(block, max(1, in_threads)),
+                lambda block: self._run(runtime, block, max(1, in_threads)),
                 num_workers=in_threads,
                 ahead=lanes + 1,
             )
 
-    def _count_lanes(self, n_images: int) -> int:
-        """Return how many blocks are computed side by side; what is not needed is not built."""
-        return self._runtime().lanes(n_images) if n_images else 1
-
-    def _runtime(self) -> Runtime:
+    def _open_runtime(self) -> Runtime:
         graphs = None if self._stores is None else self._stores.graphs
         return open_runtime(self._backbone, self._computed_taps, self._plan, graphs)
 
-    def _run(self, block: Block[bytes], lanes: int) -> list[np.ndarray]:
+    def _run(self, runtime: Runtime, block: Block[bytes], lanes: int) -> list[np.ndarray]:
         """Return each computed tap's vectors of a block, the views of each image averaged."""
         n_images, n_views = block.pixels.shape[:2]
         if n_images == 0:
@@ -309,7 +309,7 @@ class Extractor:
             ]
         all_views = [
             of_tap.reshape(n_images, n_views, -1)
-            for of_tap in self._runtime().run(block.pixels.flatten(0, 1), lanes)
+            for of_tap in runtime.run(block.pixels.flatten(0, 1), lanes)
         ]
         return [of_tap[:, 0] if n_views == 1 else of_tap.mean(axis=1) for of_tap in all_views]
 

@@ -129,7 +129,7 @@ class TorchRuntime:
                 result = torch.empty(vectors.shape, pin_memory=True)
                 result.copy_(vectors, non_blocking=True)
                 results.append(result)
-            done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no type here
             done.record()
         done.synchronize()
         return results

@@ -88,5 +88,5 @@ def project_targets(features: np.ndarray, targets: np.ndarray) -> Projection:
 
 
 def _triangle(matrix: np.ndarray) -> np.ndarray:
-    triangle: np.ndarray = np.linalg.qr(matrix, mode="r")  # type: ignore[assignment]
+    triangle: np.ndarray = np.linalg.qr(matrix, mode="r")  # type: ignore[assignment]  # typed for every mode
     return triangle
