@@ -186,7 +186,8 @@ def _load_packaged(name: str, image_size: int | None, file: _FileVersion) -> Fro
     read_checked(file.path, published.sha256, advice=_advice(published, name))
 
     def build() -> nn.Module:
-        return _build_published(_find_network(name, image_size), file.path)[0]
+        with _loading:
+            return _build_published(_find_network(name, image_size), file.path)[0]
 
     return DeferredBackbone(
         build,
