@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from featx.backbones.frozen import FrozenBackbone
-from featx.backbones.providers import load_backbone
-from featx.backbones.taps import choices_of_layers
-from featx.errors import (
-    ImageDecodeError,
-    ImageDecodeWarning,
-    InputError,
-    StaleEmbedderError,
-    did_you_mean,
-)
+from featx.errors import InputError, StaleEmbedderError
 from featx.extraction.extractor import Extraction, Extractor
+from featx.extraction.failures import check_error_policy, refuse_all_failed, warn_of_failures
+from featx.extraction.parameters import (
+    checked_images,
+    choose_backbone,
+    choose_further_taps,
+    choose_num_workers,
+)
 from featx.extraction.plan import plan_execution
 from featx.extraction.recipe import EmbeddingRecipe
+from featx.extraction.uncached import UncachedExtractor
 from featx.images.limits import Limits
 from featx.images.preprocess import count_views
-from featx.images.sources import as_image_list
 from featx.progress import check_progress
 from featx.store.cache import open_cache
 
@@ -36,11 +31,8 @@ if TYPE_CHECKING:
 
     from sklearn.utils import Tags
 
-    from featx.backbones.taps import Tap
-    from featx.errors import DecodeFailure
+    from featx.backbones.frozen import FrozenBackbone
     from featx.store.cache import EmbeddingCache
-
-ERROR_POLICIES = ("raise", "nan")
 
 
 class ImageEmbedder(TransformerMixin, BaseEstimator):
@@ -211,7 +203,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         WeightsError
             When the network's weights are not on this machine.
         """
-        items = _checked_images(X)
+        items = checked_images(X)
         if y is not None and len(y) != len(items):
             raise InputError(
                 f"Got {len(items)} images and {len(y)} labels but expected one label per image"
@@ -245,7 +237,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             When the embedder was fitted under another fingerprint.
         """
         extraction = self.extract(X)
-        _warn_of_failures(extraction)
+        warn_of_failures(extraction)
         return extraction.vectors
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray:
@@ -266,7 +258,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             Row i is image i.
         """
         extraction = self.fit(X, y, **fit_params).extract(X)
-        _warn_of_failures(extraction)
+        warn_of_failures(extraction)
         self.failures_ = extraction.failures
         return extraction.vectors
 
@@ -290,16 +282,21 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         ImageDecodeError, InputError, StaleEmbedderError
             As `transform` does.
         """
-        items = _checked_images(X)
+        items = checked_images(X)
         extraction = self.open_extractor().extract(items)
         refuse_all_failed(extraction.failures, len(items))
         return extraction
 
-    def open_extractor(self) -> Extractor:
+    def open_extractor(self, *, use_cache: bool = True) -> Extractor:
         """Return what computes, for one window of images after the other.
 
         It checks the parameters and opens network and cache once; an export of many images calls
         it window by window.
+
+        Parameters
+        ----------
+        use_cache : bool, default=True
+            False computes every image anew and keeps nothing, by the same runtime: to measure it.
 
         Returns
         -------
@@ -314,14 +311,15 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         """
         recipe = self._prepare()
         self._check_fresh(recipe)
-        return Extractor(
+        build = Extractor if use_cache else UncachedExtractor
+        return build(
             recipe.backbone,
             recipe.taps,
             recipe.plan,
             further_taps=recipe.further_taps,
             views=recipe.views,
             stores=recipe.open_stores(open_cache(self.cache)),
-            num_workers=_choose_num_workers(self.num_workers),
+            num_workers=choose_num_workers(self.num_workers),
             stop_at_failure=self.on_error == "raise",
             limits=self._limits(),
             progress=self.progress,
@@ -373,30 +371,18 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
 
     def _prepare(self) -> EmbeddingRecipe:
         """Check the parameters and decide what runs and how."""
-        if self.on_error not in ERROR_POLICIES:
-            hint = did_you_mean(str(self.on_error), ERROR_POLICIES)
-            raise InputError(f"Got on_error={self.on_error!r} but expected 'raise' or 'nan'{hint}")
+        check_error_policy(self.on_error)
         check_progress(self.progress)
         self._limits()
         cache = open_cache(self.cache)
-        _choose_num_workers(self.num_workers)
+        choose_num_workers(self.num_workers)
         count_views(self.views)
         plan = plan_execution(self.runtime, self.device, self.batch_size, self.precision)
-        backbone = self._load_backbone()
+        backbone = choose_backbone(self.backbone, self.weights, self.image_size)
         plan = plan.for_images_of(backbone.preprocessing.image_size)
         taps = backbone.taps(self.layers, self.pooling)
-        further_taps = _further_taps(backbone, self.also_cache, taps)
+        further_taps = choose_further_taps(backbone, self.also_cache, taps)
         return EmbeddingRecipe(backbone, taps, further_taps, self.views, plan).settled(cache)
-
-    def _load_backbone(self) -> FrozenBackbone:
-        if not isinstance(self.backbone, FrozenBackbone):
-            return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
-        if self.weights != "default" or self.image_size is not None:
-            raise InputError(
-                f"Got weights={self.weights!r} and image_size={self.image_size!r} beside "
-                f"{self.backbone!r}, which has its own; leave both at their defaults"
-            )
-        return self.backbone
 
     def _limits(self) -> Limits:
         return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
@@ -412,46 +398,3 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
                 "with; restore its parameters or use the same kind of device, or else call fit "
                 "again"
             )
-
-
-def _checked_images(X: Any) -> Sequence[Any]:
-    items = as_image_list(X)
-    if len(items) == 0:
-        raise InputError("Got 0 images but expected at least 1")
-    return items
-
-
-def _further_taps(
-    backbone: FrozenBackbone, also_cache: Any, taps: Sequence[Tap]
-) -> tuple[Tap, ...]:
-    further: dict[Tap, None] = {}
-    for layers, pooling in choices_of_layers("also_cache", also_cache):
-        further |= dict.fromkeys(backbone.taps(layers, pooling))
-    return tuple(tap for tap in further if tap not in taps)
-
-
-def _choose_num_workers(num_workers: Any) -> int:
-    if num_workers is None:
-        # joblib lowers this number in its workers, so that they do not crowd each other.
-        return torch.get_num_threads()
-    if isinstance(num_workers, bool) or not isinstance(num_workers, Integral) or num_workers < 0:
-        raise InputError(
-            f"Got num_workers={num_workers!r} but expected None or a whole number of at least 0"
-        )
-    return int(num_workers)
-
-
-def refuse_all_failed(failures: Sequence[DecodeFailure], n_images: int) -> None:
-    """Raise `ImageDecodeError` when not one of some images could be read."""
-    if len(failures) == n_images:
-        first = failures[0]
-        raise ImageDecodeError(
-            first.source, f"{first.reason}; none of the {n_images} images could be read", first.row
-        )
-
-
-def _warn_of_failures(extraction: Extraction) -> None:
-    if extraction.failures:
-        warning = ImageDecodeWarning(extraction.failures, len(extraction.digests))
-        # The frames above are transform and the wrapper of scikit-learn's set_output.
-        warnings.warn(warning, stacklevel=4)

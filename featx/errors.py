@@ -50,6 +50,10 @@ class WeightsError(FeatxError):
     """Weights are absent, damaged, or do not fit their network."""
 
 
+class MissingPackageError(FeatxError, ImportError):
+    """An optional package is not installed; the message says how to install it."""
+
+
 class StaleEmbedderError(FeatxError, RuntimeError):
     """A fitted embedder no longer computes what it computed when it was fitted."""
 

@@ -31,7 +31,8 @@ def save_model(model: Any, file: str | os.PathLike[str]) -> None:
     """Write a fitted model to a file that holds no code.
 
     Networks are not written: an `ImageEmbedder` inside is its parameters, and finds its weights
-    again where the model is loaded.
+    again where the model is loaded. A `FineTunedClassifier` is written by its own `save_weights`;
+    for a network of the catalogue an embedder reads that file as its ``weights``.
 
     Parameters
     ----------
@@ -126,12 +127,57 @@ def _refused_types(untrusted: Iterable[str]) -> list[str]:
 
 
 def _refuse_networks(model: Any) -> None:
-    """Refuse a model that holds a network instead of the name of one."""
-    for name, value in model.get_params().items() if hasattr(model, "get_params") else ():
-        if any(kind.__name__ == "FrozenBackbone" for kind in type(value).__mro__):
-            raise InputError(
-                f"Got a model whose {name} is {value!r}, a network, which no model file can hold; "
-                "give the embedder the network's name and its weights as a .safetensors file "
-                "(backbone=…, weights=…), or save the steps after the embedder and load the "
-                "network yourself"
-            )
+    """Refuse a model that holds a network instead of the name of one, and say the way out."""
+    parts = {"": model} | (model.get_params() if hasattr(model, "get_params") else {})
+    for name, value in parts.items():
+        # By the names of their classes: one of them needs a package that may not be here.
+        kinds = {kind.__name__ for kind in type(value).__mro__}
+        if "FineTunedClassifier" in kinds:
+            advice = _advice_on_classifier(value)
+        elif "FrozenBackbone" in kinds:
+            advice = _advice_on_backbone(value)
+        else:
+            continue
+        got = f"Got a model whose {name} is {_brief(value)}" if name else f"Got {_brief(value)}"
+        raise InputError(f"{got}, a network, which no model file can hold; {advice}")
+
+
+def _brief(value: Any) -> str:
+    is_estimator = hasattr(value, "get_params")
+    return f"a {type(value).__name__}" if is_estimator else repr(value)
+
+
+def _advice_on_classifier(classifier: Any) -> str:
+    keep = (
+        f"write it with its save_weights({_WEIGHTS!r}) and read that with load_weights of a "
+        f"{type(classifier).__name__} of the same parameters"
+    )
+    reference = getattr(classifier.backbone, "reference", None)
+    if isinstance(classifier.backbone, str):
+        embedder = _embedder(classifier.backbone, _WEIGHTS, classifier.image_size)
+    elif reference is not None:
+        embedder = _embedder(reference.name, _WEIGHTS, reference.image_size)
+    else:
+        return keep
+    return f"{keep}; or fit and save a pipeline of {embedder} and a head, over the same file"
+
+
+def _advice_on_backbone(backbone: Any) -> str:
+    reference = backbone.reference
+    if reference is not None:
+        embedder = _embedder(reference.name, reference.weights, reference.image_size)
+        return f"expected what it can be loaded by again: {embedder}"
+    size = backbone.preprocessing.image_size
+    return (
+        f"if it is one of the catalogue, take ImageEmbedder(name, weights={_WEIGHTS!r}, "
+        f"image_size={size}) over the file that save_weights of a FineTunedClassifier writes; else "
+        "save the steps after the embedder alone, and set the network before them after loading"
+    )
+
+
+_WEIGHTS = "network.safetensors"
+
+
+def _embedder(name: str, weights: str | None, image_size: int | None) -> str:
+    size = "" if image_size is None else f", image_size={image_size}"
+    return f"ImageEmbedder({name!r}, weights={weights!r}{size})"

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import skops.io
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
+from torch import nn
 
-from featx import EmbeddingCache, ImageEmbedder, load_model, save_model
+from featx import (
+    EmbeddingCache,
+    FineTunedClassifier,
+    FrozenBackbone,
+    ImageEmbedder,
+    LinearHeadClassifier,
+    load_backbone,
+    load_model,
+    save_model,
+)
 from featx.errors import FeatxError, InputError, SchemaError, UntrustedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
 IMAGES = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 60, 120, 180)]
@@ -44,6 +60,109 @@ def test_a_model_file_is_small_because_weights_stay_outside(tmp_path: Path) -> N
     model = make_pipeline(ImageEmbedder(**TINY), LogisticRegression()).fit(IMAGES, LABELS)
     save_model(model, tmp_path / "model.skops")
     assert (tmp_path / "model.skops").stat().st_size < 100_000
+
+
+HEADS = {"logistic": LogisticRegression(), "linear": LinearHeadClassifier(device="cpu")}
+
+
+def test_the_way_out_that_is_said_of_a_trained_network_leads_to_the_same_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = train(image_size=48)
+    with pytest.raises(InputError) as refused:
+        save_model(trained, "model.skops")
+    assert list(tmp_path.iterdir()) == []
+    # What the message names is done, to the letter.
+    (embedder,) = re.findall(r"ImageEmbedder\(.*?\)", str(refused.value))
+    (file,) = re.findall(r"save_weights\('(.*?)'\)", str(refused.value))
+    trained.save_weights(file)
+    settings = {"device": "cpu", "batch_size": 4, "runtime": "torch"}
+    of_trained = ImageEmbedder(trained.freeze(), **settings).transform(IMAGES)
+    np.save("images.npy", np.stack(IMAGES))
+    expected = {}
+    for name, head in HEADS.items():
+        model = make_pipeline(eval(embedder).set_params(**settings), head).fit(IMAGES, LABELS)
+        np.testing.assert_array_equal(model[0].transform(IMAGES), of_trained)
+        save_model(model, f"{name}.skops")
+        expected[name] = model.predict_proba(IMAGES)
+    code = (
+        "import featx, numpy\n"
+        f"for name in {[*HEADS]}:\n"
+        "    model = featx.load_model(f'{name}.skops')\n"
+        "    numpy.save(f'{name}.npy', model.predict_proba(numpy.load('images.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name, probabilities in expected.items():
+        np.testing.assert_array_equal(np.load(f"{name}.npy"), probabilities)
+    same = train(image_size=48, fitted=False).load_weights(file)
+    np.testing.assert_array_equal(same.predict_proba(IMAGES), trained.predict_proba(IMAGES))
+
+
+def train(*, fitted: bool = True, **parameters: Any) -> FineTunedClassifier:
+    network = {"backbone": TINY["backbone"], "weights": None, "device": "cpu", "epochs": 1}
+    classifier = FineTunedClassifier(**network | parameters)
+    return classifier.fit(IMAGES, LABELS) if fitted else classifier
+
+
+def pipeline_over(backbone: FrozenBackbone) -> Pipeline:
+    return make_pipeline(ImageEmbedder(backbone, device="cpu"), LogisticRegression())
+
+
+OWN_MODULE = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (
+            lambda: make_pipeline(train(fitted=False)),
+            [
+                "Got a model whose finetunedclassifier is a FineTunedClassifier",
+                "or fit and save a pipeline of ImageEmbedder('timm/test_efficientnet', weights=",
+            ],
+        ),
+        (
+            lambda: train(backbone=load_backbone(TINY["backbone"], weights=None, image_size=64),
+                          weights="default", fitted=False),
+            ["ImageEmbedder('timm/test_efficientnet', weights='network.safetensors', "
+             "image_size=64)"],
+        ),
+        (
+            lambda: train(backbone=OWN_MODULE, weights="default", fitted=False),
+            ["save_weights('network.safetensors')", "FineTunedClassifier of the same parameters"],
+        ),
+        (
+            lambda: pipeline_over(train().freeze()),
+            [
+                "imageembedder__backbone is FrozenBackbone('timm/test_efficientnet_finetuned'",
+                "save_weights of a FineTunedClassifier writes",
+            ],
+        ),
+        (
+            lambda: pipeline_over(load_backbone("efficientnet_lite0", image_size=64)),
+            ["ImageEmbedder('efficientnet_lite0', weights='default', image_size=64)"],
+        ),
+    ],
+    ids=["step", "catalogue", "module", "frozen", "reference"],
+)  # fmt: skip
+def test_a_model_that_holds_a_network_is_refused_with_the_way_out(
+    tmp_path: Path, make: Callable[[], Any], parts: list[str]
+) -> None:
+    with pytest.raises(InputError) as refused:
+        save_model(make(), tmp_path / "model.skops")
+    assert all(part in str(refused.value) for part in parts), refused.value
+    assert "\n" not in str(refused.value)
+
+
+def test_the_name_and_weights_that_a_backbone_was_loaded_by_take_its_place(tmp_path: Path) -> None:
+    backbone = load_backbone("efficientnet_lite0", image_size=64)
+    with pytest.raises(InputError) as refused:
+        save_model(pipeline_over(backbone), tmp_path / "model.skops")
+    (embedder,) = re.findall(r"ImageEmbedder\(.*?\)", str(refused.value))
+    named = eval(embedder).set_params(runtime="torch").fit(IMAGES)
+    given = ImageEmbedder(backbone, runtime="torch").fit(IMAGES)
+    assert named.fingerprint_ == given.fingerprint_
 
 
 def test_a_model_of_foreign_types_is_refused_before_it_is_written(tmp_path: Path) -> None:

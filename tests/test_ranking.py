@@ -25,9 +25,14 @@ from typer.testing import CliRunner
 from featx import FrozenBackbone, ImageEmbedder, load_backbone, load_image_folder
 from featx.cli.rank import rank
 from featx.errors import FeatxError, ImageDecodeError, ImageDecodeWarning, InputError, WeightsError
+from featx.extraction import graphs as exported_graphs
+from featx.extraction import runtime
+from featx.extraction.onnx_runtime import OnnxRuntime
 from featx.images.decode import decode_content
+from featx.selection import timing
 from featx.selection.ranking import DEFAULT_SCORES, order_by_rank, rank_backbones
 from featx.selection.source_classifier import find_source_classifier
+from featx.selection.timing import seconds_per_image
 from featx.selection.transferability import leep, log_me
 
 if TYPE_CHECKING:
@@ -119,6 +124,52 @@ def test_what_a_ranking_embedded_is_in_the_cache_for_whoever_comes_next(
     # Nothing was computed that had to be stored, the timed images neither.
     assert stored == {path: path.stat().st_mtime_ns for path in private_cache.rglob("*.arrow")}
     np.testing.assert_array_equal(again["logme"], rank_tiny(photos)["logme"])
+
+
+def test_the_time_of_an_image_is_that_of_the_network_from_the_graph_that_is_kept(
+    photos: Bunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[int] = []
+    ran: list[int] = []
+    export, run = exported_graphs.export_onnx, OnnxRuntime.run
+
+    def counted_export(network: nn.Module, rows: int, side: int) -> bytes:
+        exported.append(rows)
+        return export(network, rows, side)
+
+    def counted_run(runtime: Any, pixels: torch.Tensor, *lanes: int) -> Any:
+        ran.append(len(pixels))
+        return run(runtime, pixels, *lanes)
+
+    monkeypatch.setattr(exported_graphs, "export_onnx", counted_export)
+    monkeypatch.setattr(OnnxRuntime, "run", counted_run)
+    # With a further layer, as LEEP takes it, the graph that is kept is another.
+    embedder = ImageEmbedder(**TINY | {"runtime": "onnx"}, also_cache=["blocks.1"])
+    timed = 5 + min(5, 2 * torch.get_num_threads())  # and those that come before
+    for exports, computed in [(1, len(photos.paths) + timed), (0, timed)]:
+        runtime._open_runtime.cache_clear()  # as in a new process
+        runtime._settled.clear()
+        exported.clear(), ran.clear()
+        table = rank_backbones(
+            photos.paths, photos.target, TINY_NAMES[:1], embedder=embedder, timed_images=5,
+            scores="logme",
+        )  # fmt: skip
+        assert (table["seconds_per_image"] > 0).all()
+        assert (len(exported), sum(ran)) == (exports, computed)
+
+
+def test_an_image_that_is_repeated_is_timed_once(
+    photos: Bunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(2))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: 6.0 * next(clock))
+    embedder = ImageEmbedder(**TINY | {"backbone": TINY_NAMES[0], "runtime": "torch"})
+    repeated = [photos.paths[0], photos.paths[1], photos.paths[0]]
+    assert seconds_per_image(embedder, repeated, 3) == 3.0
+    assert np.isnan(seconds_per_image(embedder, repeated, 0))
+    monkeypatch.undo()
+    tolerant = embedder.set_params(on_error="nan")
+    assert np.isnan(seconds_per_image(tolerant, ["absent.png"], 1))
 
 
 def test_layers_and_pooling_are_the_embedders_unless_they_are_given(photos: Bunch) -> None:
@@ -337,6 +388,8 @@ def test_the_command_prints_a_table_and_writes_all_of_it(
     assert {"logme", "leep", "seconds_per_image", "parameters", "weights"} <= set(table.columns)
     assert f"{table['logme'][0]:.3f}" in row
 
+    sized = json.loads(featx_rank(*arguments[:-1], 0, "--image-size", 64, "--json").stdout)
+    assert [row["image_size"] for row in sized] == [64]
     as_json = json.loads(featx_rank(*arguments[:-1], 0, "--json").stdout)
     assert as_json[0]["seconds_per_image"] is None
     assert as_json[0]["logme"] == pytest.approx(table["logme"][0])

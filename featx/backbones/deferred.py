@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from featx.backbones.copying import copy_frozen
-from featx.backbones.frozen import FrozenBackbone, inspecting
+from featx.backbones.frozen import FrozenBackbone
+from featx.backbones.inspecting import inspecting
 from featx.backbones.taps import PENULTIMATE, Tap
 
 if TYPE_CHECKING:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 import warnings
 import weakref
 from functools import cached_property
@@ -14,14 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from featx.backbones.copying import copy_frozen, named_tensors
-from featx.backbones.network import (
-    EmbeddingNetwork,
-    TapPlan,
-    find_classifier,
-    has_features_and_head,
-)
-from featx.backbones.pooling import check_pooling, count_cells, find_layout, pool
-from featx.backbones.probe import Probe, Shape, probe_network
+from featx.backbones.inspecting import inspecting
+from featx.backbones.locating import TapLocator
+from featx.backbones.network import EmbeddingNetwork
+from featx.backbones.pooling import count_cells, pool
 from featx.backbones.structure import structure_sha256
 from featx.backbones.taps import (
     MULTILEVEL,
@@ -41,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from featx.backbones.pooling import Layout
+    from featx.backbones.probe import Shape
     from featx.backbones.reference import BackboneReference
 
 # Enters every fingerprint. It rises when featx itself comes to compute other vectors from the same
@@ -55,24 +49,6 @@ IMAGENET_RECIPE = Preprocessing(
 
 HEAVY_PICKLE_BYTES = 50_000_000
 """From this size on, pickling a network's weights is worth a warning."""
-
-# Layers are inspected and networks are made by one thread at a time.
-_inspecting = threading.RLock()
-
-
-def _after_fork_in_child() -> None:
-    """Forget a lock that another thread of the parent held: nobody here would release it."""
-    global _inspecting
-    _inspecting = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def inspecting() -> threading.RLock:
-    """Return the lock under which networks are built and looked into."""
-    return _inspecting
 
 
 class FrozenBackbone:
@@ -191,7 +167,7 @@ class FrozenBackbone:
                     f"Got pooling={pooling!r} with layers='{MULTILEVEL}', which sets its own "
                     "poolings; leave pooling out"
                 )
-            stages = multilevel_stages(self.name, self.module, self._probe.outputs)
+            stages = multilevel_stages(self.name, self.module, self._locator.probe.outputs)
             names, poolings = (PENULTIMATE, *stages), ("avg", *["grid2"] * len(stages))
         else:
             poolings = parse_poolings(pooling, len(names))
@@ -199,12 +175,12 @@ class FrozenBackbone:
         if len(set(taps)) < len(taps):
             raise InputError(f"Got layers={layers!r}, which names one layer twice in one pooling")
         for tap in taps:
-            self._plan(tap)
+            self._locator.plan(tap)
         return taps
 
     def dimension(self, tap: Tap) -> int:
         """Return the length of a tap's vector."""
-        plan, shape = self._plan(tap)
+        plan, shape = self._locator.plan(tap)
         # The meta device computes shapes only, by the very code that computes the vectors.
         return int(pool(torch.empty(shape, device="meta"), plan.pooling, plan.layout).shape[1])
 
@@ -248,9 +224,9 @@ class FrozenBackbone:
             same object for the same taps; all share their tensors.
         """
         key = tuple(taps)
-        with _inspecting:
+        with inspecting():
             if key not in self._networks:
-                plans = [self._plan(tap)[0] for tap in key]
+                plans = [self._locator.plan(tap)[0] for tap in key]
                 self._networks[key] = EmbeddingNetwork(self.module, self.preprocessing, plans)
             return self._networks[key]
 
@@ -262,8 +238,7 @@ class FrozenBackbone:
         dict of str to tuple of int
             In the order in which they end.
         """
-        outputs = self._probe.outputs
-        return {name: shape[1:] for name, shape in outputs.items() if self._layout(shape)}
+        return self._locator.list_layers()
 
     def describe(self, tap: Tap, views: str = "center") -> dict[str, Any]:
         """Return all that decides a tap's vector but the machinery, as plain JSON types."""
@@ -376,74 +351,17 @@ class FrozenBackbone:
         return f"{self.weights} {self.fingerprint(tap, runtime='', device_type='')}"
 
     @cached_property
-    def _probe(self) -> Probe:
-        with _inspecting:
-            return probe_network(
-                self.module, self.preprocessing.image_size, self._classifier, self.name
-            )
+    def _locator(self) -> TapLocator:
+        size = self.preprocessing.image_size
+        return TapLocator(self.module, size, self._given_penultimate, self.name)
 
     @property
     def _module_names(self) -> list[str]:
         return [name for name, _ in self.module.named_modules() if name]
 
-    @cached_property
-    def _classifier(self) -> str | None:
-        """The module whose input is the penultimate vector; None where there is none."""
-        if self._given_penultimate is not None:
-            return self._given_penultimate
-        return None if has_features_and_head(self.module) else find_classifier(self.module)
-
     def _count_cells(self, tap: Tap) -> tuple[int, int]:
-        plan, shape = self._plan(tap)
+        plan, shape = self._locator.plan(tap)
         return count_cells(plan.pooling, plan.layout, shape)
-
-    def _layout(self, shape: Shape) -> Layout | None:
-        return find_layout(shape, prefix_tokens=self._tokens[0], class_token=self._tokens[1])
-
-    @cached_property
-    def _tokens(self) -> tuple[int | None, bool]:
-        """Return how many tokens stand before the patches, and whether one is of the class."""
-        for part in self.module.modules():
-            for name in ("cls_token", "class_token"):
-                if isinstance(getattr(part, name, None), torch.Tensor):
-                    return getattr(part, "num_prefix_tokens", 1), True
-        return getattr(self.module, "num_prefix_tokens", None), False
-
-    def _plan(self, tap: Tap) -> tuple[TapPlan, Shape]:
-        """Return where a tap is read, and the shape of what is there."""
-        source, module, shape = self._locate(tap)
-        layout = self._layout(shape)
-        if layout is None:
-            raise InputError(
-                f"Got layers={tap.layer!r}, whose output for one image has the shape {shape}; "
-                "expected a vector, a map or a sequence of tokens per image"
-            )
-        check_pooling(tap.pooling, layout, shape, tap.layer)
-        return TapPlan(source, module, tap.pooling, layout), shape
-
-    def _locate(self, tap: Tap) -> tuple[str, str, Shape]:
-        probe = self._probe
-        if tap.layer != PENULTIMATE:
-            if tap.layer not in probe.outputs:
-                raise unknown_layer(tap.layer, self.list_layers(), self.name)
-            return "output", tap.layer, probe.outputs[tap.layer]
-        if probe.penultimate is None:
-            raise InputError(
-                f"Got layers='{PENULTIMATE}' but the classifier of {self.name} cannot be told; "
-                "pass penultimate= the name of the module whose input is the penultimate vector, "
-                "or name the layers"
-            )
-        if tap.pooling == "avg":
-            source = "head" if self._classifier is None else "input"
-            return source, self._classifier or "", probe.penultimate
-        if probe.features is None:
-            raise InputError(
-                f"Got layers='{PENULTIMATE}' with pooling={tap.pooling!r} but {self.name} has no "
-                "map before its own pooling; expected pooling='avg', or the name of a layer"
-            )
-        if probe.features_module is None:
-            return "features", "", probe.features
-        return "output", probe.features_module, probe.features
 
 
 def _load_by_reference(reference: BackboneReference) -> FrozenBackbone:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from featx.backbones.copying import share_tensors
+from featx.backbones.normalization import Normalization
 from featx.backbones.pooling import Layout, pool
 
 if TYPE_CHECKING:
@@ -45,22 +46,15 @@ class TapPlan:
 class EmbeddingNetwork(nn.Module):
     """From a batch of uint8 pixels to one batch of vectors per tap.
 
-    Normalising belongs to the network rather than to the images: a batch of uint8 is a quarter of
-    the bytes to keep, to queue and to move to a device. It stays in eval mode, whatever is asked.
+    It stays in eval mode, whatever is asked.
     """
-
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
 
     def __init__(
         self, module: nn.Module, preprocessing: Preprocessing, plans: Sequence[TapPlan]
     ) -> None:
         super().__init__()
         self.module = share_tensors(module)
-        self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
-        self._scales_to_one = preprocessing.pixel_scale == 1
-        self._swaps_channels = preprocessing.channel_order == "bgr"
+        self.normalization = Normalization(preprocessing)
         self.plans = tuple(plans)
         self._arithmetic = torch.float32
         self._captured = _Captured()
@@ -110,13 +104,8 @@ class EmbeddingNetwork(nn.Module):
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Map uint8 (n, 3, side, side) in RGB to what the network itself takes, in float32."""
-        values = pixels.to(self.pixel_mean.dtype)
-        if self._swaps_channels:
-            values = values.flip(1)
-        # The order of the operations is that of the reference recipes: scale, centre, divide.
-        if self._scales_to_one:
-            values = values / 255
-        return (values - self.pixel_mean) / self.pixel_std
+        normalized: torch.Tensor = self.normalization(pixels)
+        return normalized
 
     def _keep(self, source: str, output: torch.Tensor) -> None:
         # Before anything else runs: what follows may change the map in place.

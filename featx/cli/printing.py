@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from featx.errors import ImageDecodeWarning
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from featx.errors import DecodeFailure
 
@@ -30,6 +35,30 @@ def report_failures(failures: Sequence[DecodeFailure]) -> None:
     """Say which images could not be read, and why."""
     for failure in failures:
         typer.echo(f"Unreadable: {failure.source}: {failure.reason}", err=True)
+
+
+@contextmanager
+def warnings_as_remarks() -> Iterator[None]:
+    """Say what a person should know as the other commands do, not as Python shows warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                if isinstance(warning.message, ImageDecodeWarning):
+                    report_failures(warning.message.failures)
+                else:
+                    typer.echo(f"Warning: {warning.message}", err=True)
+
+
+def json_row(row: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a row in which what is no number is null: JSON has neither NaN nor infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def print_json(value: Any) -> None:

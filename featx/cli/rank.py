@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,12 +22,15 @@ from featx.cli.options import (
     SkipUnreadable,
     Views,
 )
-from featx.cli.printing import print_json, print_table, report_failures, report_skipped
-from featx.errors import ImageDecodeWarning
+from featx.cli.printing import (
+    json_row,
+    print_json,
+    print_table,
+    report_skipped,
+    warnings_as_remarks,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
 
 _NONE = "–"
@@ -62,6 +63,10 @@ def rank(
     layers: Layers = "penultimate",
     pooling: Pooling = "avg",
     views: Views = "center",
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of every network's input in pixels; its own if not given."),
+    ] = None,
     device: Device = "auto",
     cache: Cache = "auto",
     skip_unreadable: SkipUnreadable = False,
@@ -82,7 +87,7 @@ def rank(
     if out is not None:
         output_file(out)  # refused before the work
     names = _split(scores)
-    with advice_on_unreadable(skip_unreadable), _warnings_as_remarks():
+    with advice_on_unreadable(skip_unreadable), warnings_as_remarks():
         table = rank_backbones(
             images.data,
             images.target,
@@ -93,6 +98,7 @@ def rank(
                 layers=layers,
                 pooling=pooling,
                 views=views,
+                image_size=image_size,
                 device=device,
                 cache=cache,
             ),
@@ -105,7 +111,7 @@ def rank(
         with write_atomically(out) as file:
             table.to_csv(file, index=False)
     if as_json:
-        print_json([_json_row(row) for row in table.to_dict("records")])
+        print_json([json_row(row) for row in table.to_dict("records")])
         return
     _print_ranking(table, list(dict.fromkeys(names)))
     if out is not None:
@@ -114,30 +120,6 @@ def rank(
 
 def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-@contextmanager
-def _warnings_as_remarks() -> Iterator[None]:
-    """Say what a person should know as the other commands do, not as Python shows warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        finally:
-            for warning in caught:
-                if isinstance(warning.message, ImageDecodeWarning):
-                    report_failures(warning.message.failures)
-                else:
-                    typer.echo(f"Warning: {warning.message}", err=True)
-
-
-def _json_row(row: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a row in which what is no number is null: JSON has neither NaN nor infinity."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }
 
 
 def _print_ranking(table: pd.DataFrame, scores: list[str]) -> None:

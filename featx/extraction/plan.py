@@ -168,7 +168,8 @@ def _choose_device(device: str) -> torch.device:
         raise InputError(f"Got device={device!r}, which holds no numbers; expected 'auto' or 'cpu'")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"Got device={device!r} but torch sees {torch.cuda.device_count()} CUDA devices here"
+            f"Got device={device!r} but torch sees {torch.cuda.device_count()} CUDA devices here; "
+            "choose device='cpu' or 'auto'"
         )
     return chosen
 

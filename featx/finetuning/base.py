@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from featx.finetuning.training import TrainingPlan
 from featx.progress import check_progress
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from featx.finetuning.augmentation import Augmentation
     from featx.finetuning.parameters import Check
     from featx.finetuning.samples import Samples
@@ -40,10 +43,29 @@ TRAINING_CHECKS: dict[str, Check] = {
 }
 
 
-class TrainedClassifier(ClassifierMixin, BaseEstimator):
+class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
     """A classifier whose `fit` trains a network; the parameters of training are attributes."""
 
     _checks = TRAINING_CHECKS
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train the network."""
+
+    @abstractmethod
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class for each sample.
+
+        Parameters
+        ----------
+        X : sequence of images, or array of vectors
+            As `fit` takes it.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_samples, n_classes)
+            The columns stand in the order of ``classes_``.
+        """
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each sample.
@@ -61,10 +83,6 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator):
         probabilities = self.predict_proba(X)
         predicted: np.ndarray = self.classes_[probabilities.argmax(axis=1)]
         return predicted
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class for each sample."""
-        raise NotImplementedError
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of samples whose class is predicted right.

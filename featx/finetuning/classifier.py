@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from featx.extraction.parameters import checked_images
 from featx.finetuning.assembly import embed_samples, is_drawn
 from featx.finetuning.augmentation import find_augmentation
 from featx.finetuning.base import PRECISION_CHECK, TRAINING_CHECKS
@@ -15,7 +16,8 @@ from featx.finetuning.network import BATCH_NORMS
 from featx.finetuning.parameters import choice, real, whole
 from featx.finetuning.samples import ImageSamples, VectorSamples
 from featx.finetuning.seeding import choose_seed
-from featx.finetuning.trained import TrainedNetwork, checked_images
+from featx.finetuning.threads import fitting_threads
+from featx.finetuning.trained import TrainedNetwork
 from featx.finetuning.training import train
 
 if TYPE_CHECKING:
@@ -55,9 +57,10 @@ class FineTunedClassifier(TrainedNetwork):
         The recipe for images of a module. By default, with `image_size`, the shorter side is
         resized to it and the statistics are those of ImageNet.
     unfreeze : "head", "all", int, str or sequence of str, default="head"
-        What is trained beside the new head: nothing, everything, the last so many stages, or
-        modules by their dotted names with all that is in them. A stage is what the network lists
-        as one, or else the layers at one resolution, or one block of a transformer.
+        What is trained beside the new head: nothing, everything, the last so many stages (a
+        negative number: all but the first so many), or modules by their dotted names with all that
+        is in them. A stage is what the network lists as one, or else the layers at one resolution,
+        or one block of a transformer.
     batch_norm : {"auto", "keep", "update"}, default="auto"
         Whether the statistics of BatchNorms in trained layers are kept or move with the batches;
         those in frozen layers are always kept. ``"auto"`` keeps statistics that were measured
@@ -347,7 +350,8 @@ class FineTunedClassifier(TrainedNetwork):
         """Train the head on vectors: each image goes through the network once."""
         vectors = embed_samples(network, samples, plan.device, self.batch_size)
         training, validation = self._portions(VectorSamples(vectors), codes, plan.seed)
-        return train(network.head, lambda _: True, training, validation, plan, checkpoint)
+        with fitting_threads(network.head):
+            return train(network.head, lambda _: True, training, validation, plan, checkpoint)
 
     def _backbone_learning_rate(self) -> float:
         if self.backbone_learning_rate is not None:

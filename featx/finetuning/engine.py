@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-try:
+from featx.finetuning.requirements import package_required
+
+with package_required("skorch", "finetune", "Fine-tuning"):
     from skorch import NeuralNetClassifier
     from skorch.callbacks import Callback
-except ImportError as error:
-    if error.name is None or error.name.partition(".")[0] != "skorch":
-        raise
-    raise ImportError(
-        "Fine-tuning needs the package skorch: pip install 'featx[finetune]'", name="skorch"
-    ) from None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -71,9 +71,11 @@ def check_known_labels(y: Any, classes: np.ndarray) -> None:
     known = set(classes.tolist())
     unknown = list(dict.fromkeys(label for label in labels.tolist() if label not in known))
     if unknown:
+        found = "a label" if len(unknown) == 1 else f"{len(unknown)} labels"
+        were = "was" if len(unknown) == 1 else "were"
         raise InputError(
-            f"Got {len(unknown)} labels in y that were not there at fit, {_names(unknown)}; "
-            f"expected labels among the {len(classes)} classes {_names(classes)}"
+            f"Got {found} in y that {were} not there at fit, {_names(unknown)}; expected labels "
+            f"among the {len(classes)} classes {_names(classes)}"
         )
 
 

@@ -14,6 +14,7 @@ from featx.finetuning.heads import build_head
 from featx.finetuning.labels import encode_labels
 from featx.finetuning.samples import VectorSamples
 from featx.finetuning.seeding import INITIALIZATION, choose_seed, derive_seed, torch_seeded
+from featx.finetuning.threads import fitting_threads
 from featx.finetuning.training import train
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ class LinearHeadClassifier(TrainedClassifier):
         samples = VectorSamples(torch.from_numpy(np.ascontiguousarray(X)))
         training, validation = self._portions(samples, codes, seed)
         plan = self._plan(codes, seed, self.learning_rate)
-        outcome = train(head, lambda _name: True, training, validation, plan)
+        with fitting_threads(head):
+            outcome = train(head, lambda _name: True, training, validation, plan)
         layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
         # Arrays, as scikit-learn's own networks have them: a model file can hold these.
         self.coefs_ = [layer.weight.detach().numpy().T.copy() for layer in layers]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from featx.backbones.network import first_tensor
+from featx.backbones.normalization import Normalization
 from featx.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,35 +18,6 @@ if TYPE_CHECKING:
 
 
 BATCH_NORMS = ("auto", "keep", "update")
-
-
-class Normalization(nn.Module):
-    """What a network's recipe does to pixels after the crop, on the network's device.
-
-    Parameters
-    ----------
-    preprocessing : Preprocessing
-        The recipe.
-    """
-
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
-        self._scales_to_one = preprocessing.pixel_scale == 1
-        self._swaps_channels = preprocessing.channel_order == "bgr"
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map uint8 (n, 3, side, side) in RGB to what the network itself takes, in float32."""
-        values = pixels.to(self.pixel_mean.dtype)
-        if self._swaps_channels:
-            values = values.flip(1)
-        if self._scales_to_one:
-            values = values / 255
-        return (values - self.pixel_mean) / self.pixel_std
 
 
 class FineTuningNetwork(nn.Module):

@@ -13,13 +13,13 @@ from featx.backbones.fitting import load_tensors
 from featx.backbones.frozen import FrozenBackbone
 from featx.backbones.network import has_features_and_head
 from featx.errors import InputError
+from featx.extraction.parameters import checked_images
 from featx.finetuning.assembly import assemble_network, open_backbone
 from featx.finetuning.base import TrainedClassifier
 from featx.finetuning.samples import ImageSamples
 from featx.finetuning.seeding import choose_seed
 from featx.finetuning.weights_files import read_labelled_weights, write_labelled_weights
 from featx.images.limits import Limits
-from featx.images.sources import as_image_list
 
 if TYPE_CHECKING:
     import os
@@ -206,11 +206,3 @@ class TrainedNetwork(TrainedClassifier):
 
     def _n_threads(self) -> int:
         return torch.get_num_threads() if self.num_workers is None else self.num_workers
-
-
-def checked_images(X: Any) -> Sequence[Any]:
-    """Return the images of X, of which there must be one."""
-    items = as_image_list(X)
-    if len(items) == 0:
-        raise InputError("Got 0 images but expected at least 1")
-    return items

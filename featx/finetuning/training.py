@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from contextlib import contextmanager
@@ -283,8 +284,16 @@ class _Training:
             f"was stopped and the weights of epoch {self.best_epoch + 1}, the best one, are kept; "
             f"{advice}",
             ConvergenceWarning,
-            stacklevel=5,
+            stacklevel=_count_own_frames(),
         )
+
+
+def _count_own_frames() -> int:
+    """Return how many calls within featx, this one included, lie above the one from outside."""
+    frame, count = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("featx."):
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def _are_finite(tensors: dict[str, torch.Tensor]) -> bool:

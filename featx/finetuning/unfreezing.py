@@ -31,8 +31,9 @@ def modules_to_train(
     module : torch.nn.Module
         The network.
     unfreeze : "head", "all", int, str or sequence of str
-        The classifier alone, everything, the last so many stages, or modules by their dotted names
-        with all that is in them. The classifier is always trained.
+        The classifier alone, everything, the last so many stages (a negative number: all but the
+        first so many), or modules by their dotted names with all that is in them. The classifier
+        is always trained.
     classifier : str
         The name of the classifier.
     outputs : mapping of str to tuple of int
@@ -64,14 +65,14 @@ def modules_to_train(
     if isinstance(unfreeze, str) and unfreeze == HEAD:
         chosen: set[str] = set()
     elif isinstance(unfreeze, Integral) and not isinstance(unfreeze, bool):
-        chosen = _of_last_stages(module, int(unfreeze), classifier, outputs, backbone)
+        chosen = _of_stages(module, int(unfreeze), classifier, outputs, backbone)
     else:
         layers = _checked_names(unfreeze, names, backbone)
         chosen = {name for name in names for layer in layers if _is_inside(name, layer)}
     return _with_containers(module, chosen | head)
 
 
-def _of_last_stages(
+def _of_stages(
     module: nn.Module,
     count: int,
     classifier: str,
@@ -79,12 +80,13 @@ def _of_last_stages(
     backbone: str,
 ) -> set[str]:
     stages = list_stages(module, classifier, outputs)
-    if not 0 <= count <= len(stages):
+    if abs(count) > len(stages):
         raise InputError(
             f"Got unfreeze={count} but {backbone} has {len(stages)} stages; expected 0 to "
-            f"{len(stages)}, or 'all'"
+            f"{len(stages)}, -1 to -{len(stages)} for all but the first ones, or 'all'"
         )
-    return {name for stage in stages[len(stages) - count :] for name in stage}
+    first = len(stages) - count if count >= 0 else -count
+    return {name for stage in stages[first:] for name in stage}
 
 
 def _checked_names(unfreeze: Any, names: Sequence[str], backbone: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +18,7 @@ from featx.errors import ImageDecodeWarning, InputError, WeightsError, did_you_m
 from featx.images.sources import as_image_list
 from featx.selection.labels import check_folds, check_lengths, encode_labels
 from featx.selection.source_classifier import find_source_classifier
+from featx.selection.timing import seconds_per_image
 from featx.selection.transferability import (
     PROBE_FOLDS,
     h_score,
@@ -347,21 +347,9 @@ def _describe(
     return {
         "backbone": candidate.name,
         **{name: values.get(name, np.nan) for name in scores},
-        "seconds_per_image": _seconds_per_image(embedder, items, timed_images),
+        "seconds_per_image": seconds_per_image(embedder, items, timed_images),
         "parameters": sum(part.numel() for part in backbone.module.parameters()) / 1e6,
         "dimension": vectors.shape[1],
         "image_size": backbone.preprocessing.image_size,
         "weights": backbone.weights,
     }
-
-
-def _seconds_per_image(embedder: ImageEmbedder, items: Sequence[Any], count: int) -> float:
-    """Return what an image costs that is in no cache, the network being ready."""
-    if count < 1:
-        return float("nan")
-    sample = [items[row] for row in range(0, len(items), max(1, len(items) // count))][:count]
-    bare = clone(embedder).set_params(cache=None, also_cache=(), progress=False)
-    bare.transform(sample[:1])  # builds the graph, which is paid once
-    start = time.perf_counter()
-    bare.transform(sample)
-    return (time.perf_counter() - start) / len(sample)

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import ParameterGrid
@@ -27,8 +25,11 @@ from featx.errors import InputError
 from featx.persistence import save_model
 from featx.progress import busy_line
 from featx.selection.heads import head_name
+from featx.selection.held_out import HeldOutScore as HeldOutScore
+from featx.selection.held_out import score_held_out
+from featx.selection.labelled_embeddings import LabelledEmbeddings as LabelledEmbeddings
+from featx.selection.labelled_embeddings import embed_labelled
 from featx.selection.search import head_search
-from featx.store.parquet import write_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,57 +47,6 @@ _FILES = (
     "embeddings.parquet",
     "test_embeddings.parquet",
 )
-
-
-@dataclass(frozen=True)
-class LabelledEmbeddings:
-    """Labelled images that could be read, with their embeddings, and those that could not.
-
-    Attributes
-    ----------
-    paths : ndarray of str objects, shape (n_images,)
-    labels : ndarray of str objects, shape (n_images,)
-    vectors : ndarray of float32, shape (n_images, dimension)
-    digests : list of bytes or None
-    failures : tuple of DecodeFailure
-        The images that were left out.
-    """
-
-    paths: np.ndarray
-    labels: np.ndarray
-    vectors: np.ndarray
-    digests: list[bytes | None]
-    failures: tuple[DecodeFailure, ...]
-
-    def save(self, file: Path, provenance: dict[str, Any]) -> None:
-        """Write a Parquet file that `read_embeddings` reads."""
-        write_embeddings(
-            file,
-            self.vectors,
-            paths=list(self.paths),
-            labels=list(self.labels),
-            digests=self.digests,
-            provenance=provenance,
-        )
-
-
-@dataclass(frozen=True)
-class HeldOutScore:
-    """Accuracy on images that took no part in the search, with its 95 % Wilson interval."""
-
-    correct: int
-    total: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the images whose label was predicted."""
-        return self.correct / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Lower and upper end of the interval (Wilson, 1927)."""
-        interval = binomtest(self.correct, self.total).proportion_ci(method="wilson")
-        return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -268,8 +218,10 @@ def select_model(
     with _kept_embeddings(embedder) as cached:
         # Every image is embedded before the search: unreadable ones are met before hours of
         # fitting, and the progress bar runs once. The search finds the embeddings in the cache.
-        train_set = _embed(train, cached, skip_unreadable)
-        test_set = None if test is None else _embed(test, cached, skip_unreadable)
+        train_set = embed_labelled(train, cached, skip_unreadable=skip_unreadable)
+        test_set = (
+            None if test is None else embed_labelled(test, cached, skip_unreadable=skip_unreadable)
+        )
         check_classes(train_set.labels, cv)
         largest_fold = math.ceil(len(train_set.labels) / cv)
         _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
@@ -287,7 +239,7 @@ def select_model(
         scores=tabulate_scores(search),
         train=train_set,
         test=test_set,
-        held_out=None if test_set is None else _score(model, test_set),
+        held_out=None if test_set is None else score_held_out(model, test_set),
     )
 
 
@@ -376,20 +328,6 @@ def _check_test_labels(train: Any, test: Any) -> None:
         )
 
 
-def _embed(images: Any, embedder: ImageEmbedder, skip_unreadable: bool) -> LabelledEmbeddings:
-    tolerant = clone(embedder).set_params(on_error="nan" if skip_unreadable else "raise")
-    extraction = tolerant.extract(images.data)
-    unread = {failure.row for failure in extraction.failures}
-    rows = [row for row in range(len(images.data)) if row not in unread]
-    return LabelledEmbeddings(
-        paths=np.asarray(images.data, dtype=object)[rows],
-        labels=np.asarray(images.target)[rows],
-        vectors=extraction.vectors[rows],
-        digests=[extraction.digests[row] for row in rows],
-        failures=extraction.failures,
-    )
-
-
 def _with_probabilities(search: GridSearchCV, train: LabelledEmbeddings) -> Pipeline:
     """Return the winner, calibrated where its classifier has no probabilities of its own.
 
@@ -405,8 +343,3 @@ def _with_probabilities(search: GridSearchCV, train: LabelledEmbeddings) -> Pipe
     classifier = CalibratedClassifierCV(clone(Pipeline(rest)), cv=search.n_splits_, ensemble=False)
     classifier.fit(train.vectors, train.labels)
     return Pipeline([("embedder", embedder), ("classifier", classifier)])
-
-
-def _score(model: Pipeline, test: LabelledEmbeddings) -> HeldOutScore:
-    predicted = model[1:].predict(test.vectors)
-    return HeldOutScore(int(np.sum(predicted == test.labels)), len(test.labels))

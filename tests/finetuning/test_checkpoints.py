@@ -222,8 +222,9 @@ def test_a_loss_that_is_nan_ends_the_training_with_the_best_weights(
 
     monkeypatch.setattr(training.TrainingNet, "get_loss", break_down)
     classifier = FineTunedClassifier(**OWN | {"schedule": "constant"}, epochs=6)
-    with pytest.warns(ConvergenceWarning, match="became NaN or infinite in epoch 4 of 6"):
+    with pytest.warns(ConvergenceWarning, match="became NaN or infinite in epoch 4 of 6") as caught:
         classifier.fit(images, labels)
+    assert caught[0].filename == __file__
     losses = [row["train_loss"] for row in classifier.history_]
     assert classifier.kept_epoch_ == int(np.argmin(losses)) + 1
     assert classifier.history_ == until.history_

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import TinyCNN
 
 from featx import FrozenBackbone, Preprocessing
+from featx.errors import MissingPackageError
+from featx.finetuning.assembly import assemble_network
 from featx.finetuning.engine import group_parameters
 from featx.finetuning.labels import split_rows
-from featx.finetuning.network import Normalization
+from featx.finetuning.requirements import package_required
 from featx.finetuning.samples import Portion, VectorSamples
 
 numbers = st.tuples(*[st.floats(0.1, 2) for _ in range(3)])
@@ -33,8 +37,13 @@ def test_pixels_are_normalised_as_the_embedder_does_it(
     recipe = Preprocessing(16, 16, "bilinear", mean, std, order, scale)  # type: ignore[arg-type]
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8))
     backbone = FrozenBackbone(TinyCNN(), recipe)
-    expected = backbone.network(backbone.taps("0")).normalize(pixels)
-    assert torch.equal(Normalization(recipe)(pixels), expected)
+    embeds = backbone.network(backbone.taps("0")).normalize(pixels)
+    learns = assemble_network(backbone, "head", 2, (), 0.0, seed=0).normalization(pixels)
+    values = pixels.float().flip(1) if order == "bgr" else pixels.float()
+    centre, width = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (mean, std))
+    expected = ((values / 255 if scale == 1 else values) - centre) / width
+    assert torch.equal(embeds, expected)
+    assert torch.equal(learns, expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,13 +118,28 @@ def test_head_and_backbone_have_groups_of_their_own() -> None:
     }
 
 
-def test_without_skorch_the_import_says_what_to_install() -> None:
+def test_without_skorch_one_line_says_what_to_install() -> None:
     code = (
-        "import sys, importlib; sys.modules['skorch'] = None\n"
-        "for name in ('classifier', 'linear_head'):\n"
-        "    try: importlib.import_module('featx.finetuning.' + name)\n"
-        "    except ImportError as error: print(error)"
+        "import sys; sys.modules['skorch'] = None\n"
+        "import featx\n"
+        "for name in ('FineTunedClassifier', 'LinearHeadClassifier'):\n"
+        "    try: getattr(featx, name)\n"
+        "    except featx.FeatxError as error: print(error, isinstance(error, ImportError))\n"
+        "from featx import ImageEmbedder, save_model, rank_backbones\n"
+        "print('all else is there')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    line = "Fine-tuning needs the package skorch: pip install 'featx[finetune]'\n"
-    assert done.stdout == 2 * line, done.stderr
+    line = (
+        "Fine-tuning needs the package skorch, which is not installed; run: "
+        "pip install 'featx[finetune]' True"
+    )
+    assert done.stdout.splitlines() == [line, line, "all else is there"], done.stderr
+
+
+def test_what_an_optional_package_itself_misses_keeps_its_own_error() -> None:
+    with (
+        pytest.raises(ModuleNotFoundError, match="surely_absent") as raised,
+        package_required("skorch", "finetune", "Fine-tuning"),
+    ):
+        importlib.import_module("surely_absent")
+    assert not isinstance(raised.value, MissingPackageError)

@@ -170,11 +170,20 @@ if __name__ == "__main__":
 """
 
 
-def test_a_module_of_a_script_goes_through_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["script", "notebook"])
+def test_a_module_of_a_script_or_notebook_goes_through_two_processes(
+    kind: str, tmp_path: Path
+) -> None:
+    text = SCRIPT.format(folder=os.fspath(Path(__file__).parent))
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(folder=os.fspath(Path(__file__).parent)))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    script.write_text(text)
+    # Like a notebook's, a class that is typed in has no file to be imported or read from.
+    arguments, typed = ([script], None) if kind == "script" else (["-"], text)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=typed, capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert done.stdout == "[ True  True]\n", done.stderr
 
 
@@ -406,7 +415,7 @@ def test_labels_that_were_not_there_at_fit_are_said() -> None:
     classifier = fit()
     images, labels = make_images(4)
     labels[0] = "pink"
-    with pytest.raises(InputError, match="Got 1 labels in y that were not there at fit, 'pink'"):
+    with pytest.raises(InputError, match="Got a label in y that was not there at fit, 'pink'"):
         classifier.score(images, labels)
 
 

@@ -10,6 +10,7 @@ import pytest
 import skops.io
 from networks import NAMED, make_images
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -101,7 +102,21 @@ def test_wrong_parameters_and_labels_are_said() -> None:
     with pytest.raises(InputError, match="Got device='cuda:99'"):
         LinearHeadClassifier(device="cuda:99").fit(X, y)
     head = LinearHeadClassifier(epochs=1, device="cpu").fit(X[y < 9], y[y < 9])
-    with pytest.raises(InputError, match="Got 1 labels in y that were not there at fit, 9"):
+    with pytest.raises(InputError, match="Got a label in y that was not there at fit, 9"):
         head.score(X, y)
     with pytest.raises(InputError, match="before any epoch was done"):
         LinearHeadClassifier(learning_rate=1e30, optimizer="sgd", device="cpu").fit(X * 1e30, y)
+
+
+def test_a_loss_that_becomes_nan_keeps_the_best_weights_and_is_said_to_the_caller() -> None:
+    X, y = load_digits(return_X_y=True)
+    head = LinearHeadClassifier(
+        learning_rate=1e10, optimizer="sgd", schedule="constant", batch_size=2000, device="cpu"
+    )
+    with pytest.warns(ConvergenceWarning, match="the best one, are kept; lower the") as caught:
+        head.fit(X, y)
+    assert caught[0].filename == __file__
+    assert head.n_epochs_ == len(head.history_) < 30
+    losses = [row["train_loss"] for row in head.history_]
+    assert losses[head.kept_epoch_ - 1] == min(losses)
+    assert np.isfinite(head.predict_proba(X)).all()

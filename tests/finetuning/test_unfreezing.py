@@ -75,6 +75,21 @@ def test_the_last_stages_change(stages: int) -> None:
     assert bool(frozen) == (stages < 5)
 
 
+@pytest.mark.parametrize("stages", [1, 2, 5])
+def test_the_first_stages_stay_frozen(stages: int) -> None:
+    images, labels = make_images(6)
+    parameters = NAMED | {"learning_rate": 0.1, "epochs": 1}
+    behind, last = (
+        FineTunedClassifier(**parameters, unfreeze=unfreeze).fit(images, labels)
+        for unfreeze in (-stages, 5 - stages)
+    )
+    assert changed_and_frozen(behind) == changed_and_frozen(last)
+    changed, _ = changed_and_frozen(behind)
+    assert {name.split(".")[1] for name in changed if name.startswith("blocks.")} == {
+        str(number) for number in range(stages, 5)
+    }
+
+
 def test_all_changes_everything() -> None:
     images, labels = make_images(6)
     classifier = FineTunedClassifier(**NAMED, unfreeze="all", learning_rate=0.1, epochs=1)
@@ -188,8 +203,8 @@ def test_a_network_of_one_resolution_has_its_layers_as_stages() -> None:
         ("bloks.4", "Got unfreeze='bloks.4' but timm/test_efficientnet.* did you mean 'blocks.4'"),
         (["blocks.4", "nothing"], "Got unfreeze='nothing' but .* has no such layer"),
         ("heads", "did you mean 'head'"),
-        (6, "Got unfreeze=6 but .* has 5 stages; expected 0 to 5, or 'all'"),
-        (-1, "Got unfreeze=-1"),
+        (6, "Got unfreeze=6 but .* has 5 stages; expected 0 to 5, -1 to -5 for all but the first"),
+        (-6, "Got unfreeze=-6"),
         ([], "expected 'head', 'all', a number of stages"),
         (None, "Got unfreeze=None but expected"),
         (True, "Got unfreeze=True but expected"),
