@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featx.backbones.catalog import list_backbones as list_backbones
     from featx.backbones.frozen import FrozenBackbone as FrozenBackbone
     from featx.backbones.providers import load_backbone as load_backbone
+    from featx.comparison.compare import compare_strategies as compare_strategies
     from featx.embedder import ImageEmbedder as ImageEmbedder
     from featx.errors import FeatxError as FeatxError
     from featx.errors import ImageDecodeError as ImageDecodeError
@@ -47,6 +48,7 @@ _ROOMS = {
     "ImageEmbedder": "featx.embedder",
     "LinearHeadClassifier": "featx.finetuning.linear_head",
     "Preprocessing": "featx.images.preprocess",
+    "compare_strategies": "featx.comparison.compare",
     "export_embeddings": "featx.export",
     "head_search": "featx.selection.search",
     "list_backbones": "featx.backbones.catalog",

@@ -103,6 +103,7 @@ def test_upper_floors_know_lower_floors_and_never_the_other_way() -> None:
         {"extraction", "finetuning"},
         {"embedder"},
         {"selection", "export", "prediction", "persistence", "testing"},
+        {"comparison"},
         {"cli"},
     ]
     height = {room: floor for floor, rooms in enumerate(floors) for room in rooms}

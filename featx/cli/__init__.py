@@ -12,6 +12,7 @@ import typer
 
 from featx.cli.backbones import app as backbones
 from featx.cli.cache import app as cache
+from featx.cli.compare import compare
 from featx.cli.embed import embed
 from featx.cli.predict import predict
 from featx.cli.rank import rank
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (embed, select, rank, predict):
+for _command in (embed, select, rank, compare, predict):
     app.command()(_command)
 app.add_typer(backbones, name="backbones")
 app.add_typer(cache, name="cache")

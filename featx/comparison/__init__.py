@@ -1,0 +1,1 @@
+"""Comparison: frozen networks and trained ones, under the same splits."""

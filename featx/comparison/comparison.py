@@ -1,0 +1,192 @@
+"""Comparison: the outcome of several strategies under the same splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from featx.comparison.intervals import accuracy_interval, difference_interval
+from featx.comparison.splits import ALL
+
+if TYPE_CHECKING:
+    from featx.comparison.trials import Trial
+    from featx.errors import DecodeFailure
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Strategies, trained and tested on the same images.
+
+    Attributes
+    ----------
+    trials : tuple of Trial
+        Each strategy under each split.
+    failures : tuple of DecodeFailure
+        Images that were left out because they could not be read; those of a test set are counted
+        on from the others.
+    """
+
+    trials: tuple[Trial, ...]
+    failures: tuple[DecodeFailure, ...] = ()
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """One row per trial.
+
+        Its columns are ``strategy``, ``labels_per_class`` (a number or ``"all"``), ``fold``,
+        ``train_images``, ``test_images``, ``accuracy``, ``fit_seconds`` and
+        ``predict_seconds`` (of one image).
+        """
+        return pd.DataFrame(
+            {
+                "strategy": trial.strategy,
+                "labels_per_class": _budget(trial),
+                "fold": trial.split.fold,
+                "train_images": len(trial.split.train),
+                "test_images": len(trial.split.test),
+                "accuracy": trial.accuracy,
+                "fit_seconds": trial.fit_seconds,
+                "predict_seconds": trial.predict_seconds,
+            }
+            for trial in self.trials
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row per strategy and number of labels, the most accurate first.
+
+        Returns
+        -------
+        DataFrame
+            - ``strategy``, ``description``, ``labels_per_class`` (``"all"`` last);
+            - ``train_images``: mean over the folds; ``test_images``: how many different ones;
+            - ``accuracy``, ``low``, ``high``: share of the tested images whose label was predicted,
+              with its 95 % interval (Wilson, 1927). It says how far the images tested leave the
+              accuracy of these trainings open, not how much trainings differ by chance;
+            - ``std``: of the accuracy over the folds; NaN of one;
+            - ``gain``, ``gain_low``, ``gain_high``: over the frozen network with its best head (or,
+              where none was run, over what was the fastest to train), image by image;
+            - ``fit_seconds``, ``predict_seconds``: medians over the folds;
+            - ``cost``: times as long to train as the one that it is measured against.
+        """
+        table = pd.concat([self._summarize(budget) for budget in self._budgets()])
+        return table.reset_index(drop=True)
+
+    def learning_curves(self) -> pd.DataFrame:
+        """Return the accuracy of each strategy (rows) by the labels of each class (columns)."""
+        curves = self.summary().pivot(
+            index="description", columns="labels_per_class", values="accuracy"
+        )
+        curves = curves[self._budgets()]
+        order = np.argsort(-curves[self._budgets()[-1]].to_numpy(), kind="stable")
+        return curves.iloc[order]
+
+    def verdict(self) -> str:
+        """Return, in a sentence or two, whether training the network was worth it.
+
+        With all labels, or the most that were compared: the best strategy that trains layers of the
+        network is measured against the frozen network with its best head.
+        """
+        table = self._summarize(self._budgets()[-1])
+        frozen = {trial.strategy for trial in self.trials if trial.is_frozen}
+        is_frozen = table["strategy"].isin(frozen)
+        if is_frozen.all() or not is_frozen.any():
+            best = table.iloc[0]
+            return f"Best: {best['description']}, {_shown(best['accuracy'])}."
+        reference, best = table[is_frozen].iloc[0], table[~is_frozen].iloc[0]
+        gain = (
+            f"{best['description']} is {abs(best['gain']):.3f} "
+            f"{'above' if best['gain'] >= 0 else 'below'} {reference['description']} "
+            f"(95 % interval of the difference {best['gain_low']:+.3f} to {best['gain_high']:+.3f})"
+        )
+        cost = f"takes {_times(best['cost'])} as long to train"
+        if best["gain_low"] > 0:
+            return f"Training the network pays: {gain}. It {cost}."
+        if best["gain_high"] < 0:
+            return f"The network is better left frozen: {gain}, and {cost}."
+        return f"Frozen is enough, as far as these images can tell: {gain}, and {cost}."
+
+    def _budgets(self) -> list[int | str]:
+        numbers = {trial.split.labels_per_class for trial in self.trials}
+        return [*sorted(number for number in numbers if number is not None)] + (
+            [ALL] if None in numbers else []
+        )
+
+    def _summarize(self, budget: int | str) -> pd.DataFrame:
+        """Return the rows of one number of labels per class."""
+        chosen = [trial for trial in self.trials if _budget(trial) == budget]
+        groups: dict[str, list[Trial]] = {}
+        for trial in chosen:
+            groups.setdefault(trial.strategy, []).append(trial)
+        hits = {name: _hits_by_image(group) for name, group in groups.items()}
+        seconds = {
+            name: float(np.median([trial.fit_seconds for trial in group]))
+            for name, group in groups.items()
+        }
+        reference = _reference(groups, hits, seconds)
+        rows = []
+        for name, group in groups.items():
+            accuracy = accuracy_interval(hits[name])
+            gain = difference_interval(hits[name], hits[reference])
+            is_reference = name == reference
+            rows.append(
+                {
+                    "strategy": name,
+                    "description": group[0].description,
+                    "labels_per_class": budget,
+                    "train_images": float(np.mean([len(trial.split.train) for trial in group])),
+                    "test_images": len(hits[name]),
+                    "accuracy": accuracy.value,
+                    "low": accuracy.low,
+                    "high": accuracy.high,
+                    "std": _deviation([trial.accuracy for trial in group]),
+                    "gain": gain.value,
+                    "gain_low": 0.0 if is_reference else gain.low,
+                    "gain_high": 0.0 if is_reference else gain.high,
+                    "fit_seconds": seconds[name],
+                    "predict_seconds": float(np.median([t.predict_seconds for t in group])),
+                    "cost": seconds[name] / seconds[reference],
+                }
+            )
+        table = pd.DataFrame(rows)
+        return table.sort_values(
+            ["accuracy", "fit_seconds"], ascending=[False, True], kind="stable", ignore_index=True
+        )
+
+
+def _budget(trial: Trial) -> int | str:
+    number = trial.split.labels_per_class
+    return ALL if number is None else number
+
+
+def _hits_by_image(trials: list[Trial]) -> np.ndarray:
+    """Return of each image that was tested, in order, how often its label was predicted."""
+    rows = np.concatenate([trial.split.test for trial in trials])
+    hits = np.concatenate([trial.hits for trial in trials])
+    images, positions, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    shares: np.ndarray = np.bincount(positions, weights=hits, minlength=len(images)) / counts
+    return shares
+
+
+def _reference(
+    groups: dict[str, list[Trial]], hits: dict[str, np.ndarray], seconds: dict[str, float]
+) -> str:
+    """Return what the others are measured against."""
+    frozen = [name for name, group in groups.items() if group[0].is_frozen]
+    if not frozen:
+        return min(groups, key=lambda name: seconds[name])
+    return max(frozen, key=lambda name: (hits[name].mean(), -seconds[name]))
+
+
+def _deviation(accuracies: list[float]) -> float:
+    return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else float("nan")
+
+
+def _shown(accuracy: float) -> str:
+    return f"accuracy {accuracy:.3f}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"

@@ -1,0 +1,132 @@
+"""Trials: one strategy, trained on the images of one split and tested on the others."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featx.comparison.splits import Split
+    from featx.comparison.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one strategy came to under one split.
+
+    Attributes
+    ----------
+    strategy, description : str
+        Of the strategy.
+    is_frozen : bool
+        Whether it was fitted on the embeddings of the frozen network.
+    split : Split
+        What it was trained and tested on.
+    hits : ndarray of bool, shape (n_test_images,)
+        Whether the label of each image was predicted.
+    fit_seconds : float
+        Of its training; where the network is frozen, the embedding of the images included.
+    predict_seconds : float
+        Of one image, from its file to its label.
+    """
+
+    strategy: str
+    description: str
+    is_frozen: bool
+    split: Split
+    hits: np.ndarray
+    fit_seconds: float
+    predict_seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose label was predicted."""
+        return float(self.hits.mean())
+
+
+@dataclass(frozen=True)
+class Material:
+    """Labelled images as every strategy needs them.
+
+    Attributes
+    ----------
+    images : sequence
+        Images, for strategies that train the network.
+    vectors : ndarray of float32, shape (n_images, dimension), or None
+        Their embeddings, for those that do not.
+    labels : ndarray of shape (n_images,)
+    codes : ndarray of int64, shape (n_images,)
+        The labels as numbers.
+    seconds_per_image : float
+        What an embedding costs that is in no cache.
+    """
+
+    images: Sequence[Any]
+    vectors: np.ndarray | None
+    labels: np.ndarray
+    codes: np.ndarray
+    seconds_per_image: float
+
+
+def run_trial(
+    strategy: Strategy, split: Split, material: Material, random_state: int | None
+) -> Trial:
+    """Train a strategy on a split, and test it.
+
+    Parameters
+    ----------
+    strategy : Strategy
+    split : Split
+    material : Material
+        Images, labels and, for frozen networks, vectors.
+    random_state : int or None
+        Seed of the folds by which a head's settings are chosen.
+
+    Returns
+    -------
+    Trial
+    """
+    train, test = split.train, split.test
+    classifier = strategy.make_classifier(material.codes[train], random_state)
+    if strategy.is_frozen:
+        # The heads' matrices are small: several threads for each product cost more than they save.
+        with threadpool_limits(1, user_api="blas"):
+            hits, fitting, predicting = _measure(
+                classifier, material.vectors, material.labels, split
+            )
+        # The embeddings were there; whoever trains this alone pays for them too.
+        fitting += len(train) * material.seconds_per_image
+        predicting += len(test) * material.seconds_per_image
+    else:
+        hits, fitting, predicting = _measure(classifier, material.images, material.labels, split)
+    return Trial(
+        strategy=strategy.name,
+        description=strategy.description,
+        is_frozen=strategy.is_frozen,
+        split=split,
+        hits=hits,
+        fit_seconds=fitting,
+        predict_seconds=predicting / len(test),
+    )
+
+
+def _measure(
+    classifier: Any, samples: Any, labels: np.ndarray, split: Split
+) -> tuple[np.ndarray, float, float]:
+    """Return which labels were predicted, and the seconds of fitting and of predicting."""
+    train, test = _rows(samples, split.train), _rows(samples, split.test)
+    start = time.perf_counter()
+    classifier.fit(train, labels[split.train])
+    fitted = time.perf_counter()
+    predicted = classifier.predict(test)
+    return predicted == labels[split.test], fitted - start, time.perf_counter() - fitted
+
+
+def _rows(samples: Any, rows: np.ndarray) -> Any:
+    return samples[rows] if isinstance(samples, np.ndarray) else [samples[row] for row in rows]

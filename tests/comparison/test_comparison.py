@@ -1,0 +1,119 @@
+"""The tables and the verdict say what the trials were."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featx.comparison.comparison import Comparison
+from featx.comparison.intervals import accuracy_interval, difference_interval
+from featx.comparison.splits import Split
+from featx.comparison.trials import Trial
+
+
+def trial(strategy: str, hits: list[int], **params: Any) -> Trial:
+    frozen = params.get("is_frozen", strategy.startswith("frozen"))
+    rows = np.array(params.get("rows", range(len(hits))))
+    split = Split(params.get("fold", 1), params.get("budget"), np.arange(100), rows)
+    seconds = params.get("seconds", 1.0)
+    return Trial(strategy, strategy, frozen, split, np.array(hits, bool), seconds, 0.01)
+
+
+RIGHT, WRONG = [1], [0]
+
+
+def test_the_best_frozen_one_is_what_the_others_are_measured_against() -> None:
+    frozen, weaker = RIGHT * 80 + WRONG * 20, RIGHT * 70 + WRONG * 30
+    tuned = WRONG * 2 + RIGHT * 88 + WRONG * 10
+    comparison = Comparison((
+        trial("frozen a", weaker, seconds=1.0),
+        trial("frozen b", frozen, seconds=2.0),
+        trial("tuned", tuned, seconds=50.0),
+    ))  # fmt: skip
+    table = comparison.summary().set_index("strategy")
+    assert list(table.index) == ["tuned", "frozen b", "frozen a"]
+    assert list(table["cost"]) == [25, 1, 0.5]
+    assert tuple(table.loc["frozen b", ["gain", "gain_low", "gain_high"]]) == (0, 0, 0)
+    expected = difference_interval(np.array(tuned, float), np.array(frozen, float))
+    assert tuple(table.loc["tuned", ["gain", "gain_low", "gain_high"]]) == expected
+    expected = accuracy_interval(np.array(tuned, float))
+    assert tuple(table.loc["tuned", ["accuracy", "low", "high"]]) == expected
+
+
+def test_folds_are_pooled_image_by_image() -> None:
+    parts = [
+        trial("frozen", [1, 1, 0, 0], rows=[0, 2, 4, 6], fold=1, seconds=1.0),
+        trial("frozen", [1, 1, 1, 0], rows=[1, 3, 5, 7], fold=2, seconds=3.0),
+        # The same images, met in another order.
+        trial("tuned", [1, 1, 0, 0], rows=[0, 2, 4, 6], fold=1, seconds=10.0),
+        trial("tuned", [0, 1, 1, 1], rows=[7, 5, 3, 1], fold=2, seconds=30.0),
+    ]
+    table = Comparison(tuple(parts)).summary().set_index("strategy")
+    assert list(table["accuracy"]) == [5 / 8, 5 / 8]
+    assert list(table["test_images"]) == [8, 8]
+    assert list(table["gain"]) == [0, 0]
+    assert table.loc["tuned", "std"] == pytest.approx(np.std([0.5, 0.75], ddof=1))
+    assert list(table["cost"]) == [1, 10]
+
+
+def test_an_image_that_is_tested_twice_is_one_image() -> None:
+    once = Comparison((trial("frozen", [1, 0, 1]),)).summary()
+    twice = Comparison((trial("frozen", [1, 0, 1]), trial("frozen", [1, 0, 1], fold=2))).summary()
+    columns = ["test_images", "accuracy", "low", "high"]
+    assert once[columns].equals(twice[columns])
+    assert math.isnan(once["std"][0])
+
+
+def test_learning_curves_have_a_column_for_each_number_of_labels() -> None:
+    trials = [
+        trial(name, RIGHT * right + WRONG * (10 - right), budget=budget)
+        for budget, rights in ((None, (9, 8)), (5, (3, 6)), (10, (4, 7)))
+        for name, right in zip(("tuned", "frozen"), rights, strict=True)
+    ]
+    curves = Comparison(tuple(trials)).learning_curves()
+    assert list(curves.columns) == [5, 10, "all"]
+    assert list(curves.index) == ["tuned", "frozen"]
+    assert curves.to_numpy().tolist() == [[0.3, 0.4, 0.9], [0.6, 0.7, 0.8]]
+    assert list(Comparison(tuple(trials)).summary()["labels_per_class"]) == [
+        5,
+        5,
+        10,
+        10,
+        "all",
+        "all",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tuned", "beginning"),
+    [(96, "Training the network pays: tuned is 0.160 above frozen"),
+     (60, "The network is better left frozen: tuned is 0.200 below frozen"),
+     (81, "Frozen is enough, as far as these images can tell: tuned is 0.010 above frozen")],
+)  # fmt: skip
+def test_the_verdict_follows_the_interval(tuned: int, beginning: str) -> None:
+    trials = (
+        trial("frozen", RIGHT * 80 + WRONG * 20, seconds=2.0),
+        trial("tuned", RIGHT * tuned + WRONG * (100 - tuned), seconds=30.0),
+    )
+    verdict = Comparison(trials).verdict()
+    assert verdict.startswith(beginning)
+    assert verdict.endswith("15 times as long to train.")
+
+
+def test_without_a_choice_the_verdict_names_the_best() -> None:
+    trials = (trial("tuned", [1, 0]), trial("other", [1, 1], is_frozen=False))
+    assert Comparison(trials).verdict() == "Best: other, accuracy 1.000."
+    trials = (trial("frozen", [1, 0]), trial("other", [0, 0], is_frozen=True))
+    assert Comparison(trials).verdict() == "Best: frozen, accuracy 0.500."
+
+
+def test_the_verdict_is_that_of_the_most_labels() -> None:
+    trials = tuple(
+        trial(name, RIGHT * right + WRONG * (100 - right), budget=budget)
+        for budget, rights in ((5, (80, 10)), (20, (50, 95)))
+        for name, right in zip(("frozen", "tuned"), rights, strict=True)
+    )
+    assert Comparison(trials).verdict().startswith("Training the network pays")

@@ -1,0 +1,89 @@
+"""Splits: every strategy meets the same images, none of them on both sides."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import RepeatedStratifiedKFold
+
+from featx.comparison.splits import check_budgets, make_splits, split_folds
+from featx.errors import InputError
+
+
+@given(
+    sizes=st.lists(st.integers(6, 30), min_size=2, max_size=5),
+    budgets=st.lists(st.integers(2, 12), min_size=1, max_size=3, unique=True),
+    folds=st.integers(2, 3),
+    seed=st.integers(0, 100),
+)
+def test_fewer_labels_are_some_of_the_more(
+    sizes: list[int], budgets: list[int], folds: int, seed: int
+) -> None:
+    codes = np.random.default_rng(seed).permutation(np.repeat(range(len(sizes)), sizes))
+    pairs = split_folds(codes, folds, seed)
+    largest = min(np.bincount(codes[train]).max() for train, _ in pairs)
+    chosen = check_budgets([*(budget for budget in budgets if budget < largest), "all"])
+    splits = make_splits(pairs, codes, chosen, seed)
+    assert [split.labels_per_class for split in splits] == chosen * folds
+    assert sorted(row for split in splits[:: len(chosen)] for row in split.test) == [
+        *range(len(codes))
+    ]
+    for number in range(folds):
+        of_fold = splits[number * len(chosen) : (number + 1) * len(chosen)]
+        all_labels = of_fold[-1]
+        assert {*all_labels.train, *all_labels.test} == {*range(len(codes))}
+        for fewer, more in pairwise(of_fold):
+            assert set(fewer.train) <= set(more.train)
+            assert np.array_equal(fewer.test, more.test)
+        for split in of_fold:
+            assert not set(split.train) & set(split.test)
+            counts = np.bincount(codes[split.train], minlength=len(sizes))
+            available = np.bincount(codes[all_labels.train], minlength=len(sizes))
+            if split.labels_per_class is not None:
+                available = np.minimum(available, split.labels_per_class)
+            assert np.array_equal(counts, available)
+
+
+def test_the_same_seed_draws_the_same_images_and_another_one_others() -> None:
+    codes = np.arange(60) % 3
+
+    def rows(seed: int) -> list[list[int]]:
+        splits = make_splits(split_folds(codes, 3, seed), codes, [4, None], seed)
+        return [split.train.tolist() for split in splits]
+
+    assert rows(0) == rows(0)
+    assert rows(0) != rows(1)
+
+
+def test_a_splitter_is_taken_as_it_is() -> None:
+    codes = np.arange(12) % 2
+    splitter = RepeatedStratifiedKFold(n_splits=2, n_repeats=3, random_state=0)
+    assert len(split_folds(codes, splitter, None)) == 6
+
+
+@pytest.mark.parametrize("budgets", [[], 1, 0, "some", ["all", 2.5], [True], None])
+def test_numbers_of_labels_that_cannot_be_are_refused(budgets: Any) -> None:
+    with pytest.raises(InputError, match="expected 'all' or whole numbers from 2 on"):
+        check_budgets(budgets)
+
+
+@pytest.mark.parametrize(
+    ("codes", "folds", "budgets", "message"),
+    [
+        ([0] * 6 + [1], 2, [None], "a class of 1 image"),
+        ([0, 1] * 6, 1, [None], "at least 2 folds"),
+        ([0, 1] * 6, 2, [3], "the largest class has 3 images to train on"),
+        ([0] * 6 + [1, 1], 2, [None], "a class with 1 image to train on"),
+    ],
+)
+def test_labels_that_are_too_few_are_said(
+    codes: list[int], folds: int, budgets: list[int | None], message: str
+) -> None:
+    array = np.array(codes)
+    with pytest.raises(InputError, match=message):
+        make_splits(split_folds(array, folds, 0), array, budgets, 0)
