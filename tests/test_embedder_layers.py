@@ -21,6 +21,7 @@ from featx import (
     save_model,
 )
 from featx.errors import InputError
+from featx.extraction.graphs import export_onnx
 from featx.extraction.onnx_runtime import OnnxRuntime
 
 if TYPE_CHECKING:
@@ -217,3 +218,25 @@ def test_a_wrong_choice_is_one_line_that_names_it(
         ImageEmbedder(**TINY).set_params(**params).fit(images)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_search_over_layers_exports_the_network_once(
+    images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports: list[int] = []
+
+    def counted(network: nn.Module, rows: int, side: int) -> bytes:
+        exports.append(rows)
+        return export_onnx(network, rows, side)
+
+    monkeypatch.setattr("featx.extraction.graphs.export_onnx", counted)
+    # Fresh weights: nothing of them is open or kept from another test.
+    backbone = FrozenBackbone(load_backbone("timm/test_efficientnet", weights=None).module)
+    search = head_search(
+        "logistic_regression",
+        embedder=ImageEmbedder(backbone, batch_size=4, device="cpu"),
+        layers=CHOICES,
+        cv=2,
+    )
+    search.fit(list(images), ["a", "b"] * 5)
+    assert exports == [4]

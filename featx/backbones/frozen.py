@@ -6,13 +6,12 @@ import hashlib
 import json
 import warnings
 import weakref
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from featx.backbones.copying import copy_frozen, named_tensors
-from featx.backbones.inspecting import inspecting
+from featx.backbones.inspecting import ComputedOnce, inspecting
 from featx.backbones.locating import TapLocator
 from featx.backbones.network import EmbeddingNetwork
 from featx.backbones.pooling import count_cells, pool
@@ -341,7 +340,7 @@ class FrozenBackbone:
 
     _has_warned = False
 
-    @cached_property
+    @ComputedOnce
     def _structure_sha256(self) -> str:
         return structure_sha256(self.module)
 
@@ -350,7 +349,7 @@ class FrozenBackbone:
         tap = Tap(PENULTIMATE, "avg")
         return f"{self.weights} {self.fingerprint(tap, runtime='', device_type='')}"
 
-    @cached_property
+    @ComputedOnce
     def _locator(self) -> TapLocator:
         size = self.preprocessing.image_size
         return TapLocator(self.module, size, self._given_penultimate, self.name)

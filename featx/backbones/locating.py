@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
-from featx.backbones.inspecting import inspecting
+from featx.backbones.inspecting import ComputedOnce
 from featx.backbones.network import TapPlan, find_classifier, has_features_and_head
 from featx.backbones.pooling import check_pooling, find_layout
 from featx.backbones.probe import Probe, Shape, probe_network
@@ -53,11 +52,10 @@ class TapLocator:
         self._penultimate = penultimate
         self._name = name
 
-    @cached_property
+    @ComputedOnce
     def probe(self) -> Probe:
         """What the layers put out for one image."""
-        with inspecting():
-            return probe_network(self._module, self._image_size, self._classifier, self._name)
+        return probe_network(self._module, self._image_size, self._classifier, self._name)
 
     def list_layers(self) -> dict[str, Shape]:
         """Return the layers that can be tapped, with the shape of their output for one image."""
@@ -82,7 +80,7 @@ class TapLocator:
         check_pooling(tap.pooling, layout, shape, tap.layer)
         return TapPlan(source, module, tap.pooling, layout), shape
 
-    @cached_property
+    @ComputedOnce
     def _classifier(self) -> str | None:
         """The module whose input is the penultimate vector; None where there is none."""
         if self._penultimate is not None:
@@ -92,7 +90,7 @@ class TapLocator:
     def _layout(self, shape: Shape) -> Layout | None:
         return find_layout(shape, prefix_tokens=self._tokens[0], class_token=self._tokens[1])
 
-    @cached_property
+    @ComputedOnce
     def _tokens(self) -> tuple[int | None, bool]:
         """Return how many tokens stand before the patches, and whether one is of the class."""
         for part in self._module.modules():

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx.cli.inputs import advice_on_unreadable, load_labelled, make_embedder, skipped_of
+from featx.cli.inputs import (
+    advice_on_unreadable,
+    load_labelled,
+    make_embedder,
+    skipped_of,
+    split_names,
+)
 from featx.cli.options import (
     LABEL,
     AsJson,
@@ -66,7 +72,9 @@ def compare(
     epochs: Annotated[
         int, typer.Option(min=1, help="Passes over the images when layers are trained.")
     ] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of folds, draws, heads and trainings.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of folds, draws, heads and trainings.")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="A CSV file with a row per training, kept as they are done."),
@@ -104,7 +112,7 @@ def compare(
             images.target,
             X_test=None if test_images is None else test_images.data,
             y_test=None if test_images is None else test_images.target,
-            strategies=strategies if strategies in ("default", "all") else _split(strategies),
+            strategies=strategies if strategies in ("default", "all") else split_names(strategies),
             embedder=make_embedder(
                 backbone,
                 weights=weights,
@@ -115,7 +123,7 @@ def compare(
                 device=device,
                 cache=cache,
             ),
-            labels_per_class=[_parse_budget(part) for part in _split(labels_per_class)],
+            labels_per_class=[_parse_budget(part) for part in split_names(labels_per_class)],
             cv=folds,
             epochs=epochs,
             random_state=seed,
@@ -130,10 +138,6 @@ def compare(
     _print_comparison(comparison, folds if test is None else None)
     if out is not None:
         typer.echo(f"Wrote {out}")
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _parse_budget(text: str) -> int | str:

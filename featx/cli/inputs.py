@@ -87,14 +87,19 @@ def make_embedder(
 
     return ImageEmbedder(
         backbone,
-        layers=_split(layers),
-        pooling=_split(pooling),
+        layers=_one_or_several(layers),
+        pooling=_one_or_several(pooling),
         cache=parse_cache(cache),
         **params,
     )
 
 
-def _split(names: str) -> str | list[str]:
+def split_names(names: str) -> list[str]:
+    """Return the names that commas separate."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _one_or_several(names: str) -> str | list[str]:
     parts = [name.strip() for name in names.split(",")]
     return parts[0] if len(parts) == 1 else parts
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featx.cli.inputs import advice_on_unreadable, load_labelled, make_embedder, skipped_of
+from featx.cli.inputs import (
+    advice_on_unreadable,
+    load_labelled,
+    make_embedder,
+    skipped_of,
+    split_names,
+)
 from featx.cli.options import (
     LABEL,
     AsJson,
@@ -86,12 +92,12 @@ def rank(
 
     if out is not None:
         output_file(out)  # refused before the work
-    names = _split(scores)
+    names = split_names(scores)
     with advice_on_unreadable(skip_unreadable), warnings_as_remarks():
         table = rank_backbones(
             images.data,
             images.target,
-            None if backbones is None else _split(backbones),
+            None if backbones is None else split_names(backbones),
             scores=names,
             embedder=make_embedder(
                 DEFAULT_BACKBONE,
@@ -116,10 +122,6 @@ def rank(
     _print_ranking(table, list(dict.fromkeys(names)))
     if out is not None:
         typer.echo(f"Wrote {out}")
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _print_ranking(table: pd.DataFrame, scores: list[str]) -> None:

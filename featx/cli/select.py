@@ -42,7 +42,7 @@ def select(
     ] = "all",
     folds: Annotated[int, typer.Option("--cv", min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int, typer.Option(help="Worker processes of the search.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the folds and the heads.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and the heads.")] = 0,
     backbone: Backbone = "efficientnet_lite0",
     weights: Weights = "default",
     layers: Layers = "penultimate",

@@ -15,7 +15,7 @@ from featx.comparison.trials import Material, run_trial
 from featx.embedder import ImageEmbedder
 from featx.errors import DecodeFailure, ImageDecodeWarning, InputError
 from featx.images.sources import as_image_list
-from featx.selection.labels import check_lengths, encode_labels
+from featx.selection.labels import check_lengths, encode, encode_labels
 from featx.selection.timing import seconds_per_image
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def compare_strategies(
         ``"default"`` leaves out linear SVM and neighbours. From scratch needs a network by name.
     further : mapping of str to classifier, optional
         More strategies: unfitted classifiers of images, such as a `FineTunedClassifier` with other
-        settings, or a pipeline.
+        settings, or a pipeline. They are timed as they are: an `ImageEmbedder` in them finds in
+        its cache what was embedded before.
     embedder : ImageEmbedder, optional
         Network, weights, image size and device of all strategies; layers, pooling, views, runtime
         and cache of the frozen ones. By default ``ImageEmbedder()``.
@@ -77,7 +78,9 @@ def compare_strategies(
         How many labels of each class are used at most: several numbers give learning curves. The
         images of a smaller number are among those of a greater one.
     cv : int, splitter or iterable, default=3
-        A number of folds makes stratified, shuffled ones with ``random_state``.
+        A number of folds makes stratified, shuffled ones with ``random_state``. Images that belong
+        together, such as those of one patient, are kept on one side by the pairs of rows that a
+        splitter with groups returns: ``GroupKFold(3).split(images, labels, groups)``.
     epochs : int, default=10
         Passes over the images when pretrained layers are trained.
     random_state : int or None, default=0
@@ -98,8 +101,11 @@ def compare_strategies(
         When a strategy is not known or cannot be had of the network; labels are not one per image,
         of one class only, or too few for the folds; the test set has a class that the other has
         not; or the embedder would hand out NaN rows.
+    MissingPackageError
+        When ``"linear_head"`` or a strategy that trains is chosen without the extra ``finetune``.
     ImageDecodeError
-        When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+        When an image cannot be read and ``skip_unreadable`` is False, or when none can. The images
+        of a test set are counted on from the others.
 
     Notes
     -----
@@ -129,35 +135,45 @@ def compare_strategies(
     1           last_stage           24       1.0
     0  logistic_regression           24       1.0
     """
-    embedder = ImageEmbedder() if embedder is None else embedder
-    if embedder.on_error == "nan":
-        raise InputError(
-            "Got an embedder with on_error='nan' but expected on_error='raise': no head takes NaN "
-            "rows; pass skip_unreadable=True to leave unreadable images out"
-        )
+    embedder = _checked_embedder(embedder)
+    if random_state is not None and random_state < 0:
+        raise InputError(f"Got random_state={random_state} but expected 0 or more, or None")
     budgets = check_budgets(labels_per_class)
     chosen = choose_strategies(
         strategies, further, embedder=embedder, epochs=epochs, random_state=random_state
     )
     images, labels, n_training = _gather(X, y, X_test, y_test)
-
-    def split(codes: np.ndarray, n_training: int) -> Any:
-        folds: Any = [(np.arange(n_training), np.arange(n_training, len(codes)))]
-        if X_test is None:
-            folds = split_folds(codes, cv, random_state)
-        return make_splits(folds, codes, budgets, random_state)
-
+    codes = encode_labels(labels)
+    folds = [(np.arange(n_training), np.arange(n_training, len(images)))]
+    if X_test is None:
+        folds = split_folds(codes, cv, random_state)
     # What is wrong with the labels is said before any image is embedded.
-    split(encode_labels(labels), n_training)
+    make_splits(folds, codes, budgets, random_state)
     material, is_read, failures = _prepare(chosen, images, labels, embedder, skip_unreadable)
-    splits = split(material.codes, int(is_read[:n_training].sum()))
+    folds = [(_without(train, is_read), _without(test, is_read)) for train, test in folds]
+    splits = make_splits(folds, material.codes, budgets, random_state)
     trials = []
-    for trial_split in splits:
+    for split in splits:
         for strategy in chosen:
-            trials.append(run_trial(strategy, trial_split, material, random_state))
+            trials.append(run_trial(strategy, split, material, random_state))
             if report is not None:
                 report(Comparison(tuple(trials), failures), len(splits) * len(chosen))
     return Comparison(tuple(trials), failures)
+
+
+def _checked_embedder(embedder: Any) -> ImageEmbedder:
+    chosen = ImageEmbedder() if embedder is None else embedder
+    if not isinstance(chosen, ImageEmbedder):
+        raise InputError(
+            f"Got embedder={embedder!r} but expected an ImageEmbedder, such as "
+            "ImageEmbedder('efficientnet_lite0')"
+        )
+    if chosen.on_error == "nan":
+        raise InputError(
+            "Got an embedder with on_error='nan' but expected on_error='raise': no head takes NaN "
+            "rows; pass skip_unreadable=True to leave unreadable images out"
+        )
+    return chosen
 
 
 def _gather(X: Any, y: Any, X_test: Any, y_test: Any) -> tuple[list[Any], list[Any], int]:
@@ -165,22 +181,32 @@ def _gather(X: Any, y: Any, X_test: Any, y_test: Any) -> tuple[list[Any], list[A
     if (X_test is None) != (y_test is None):
         given, missing = ("y_test", "X_test") if X_test is None else ("X_test", "y_test")
         raise InputError(f"Got {given} without {missing} but expected both or neither")
-    images, labels = list(as_image_list(X)), list(y)
-    check_lengths(len(images), len(labels))
+    images, labels = _pair(X, y, "y")
     if X_test is None:
         return images, labels, len(images)
-    test_images, test_labels = list(as_image_list(X_test)), list(y_test)
-    check_lengths(len(test_images), len(test_labels))
-    if not test_images:
+    if len(as_image_list(X_test)) == 0:
         raise InputError("Got 0 test images but expected at least 1")
-    known = set(labels)
+    test_images, test_labels = _pair(X_test, y_test, "y_test")
+    known = dict.fromkeys(labels)
     unknown = next((label for label in test_labels if label not in known), None)
     if unknown is not None:
+        shown = ", ".join(map(repr, list(known)[:_SHOWN])) + (", …" if len(known) > _SHOWN else "")
         raise InputError(
             f"Got test images of class {unknown!r} but expected only classes of the training set: "
-            f"{', '.join(sorted(map(str, known)))}"
+            f"{shown}"
         )
     return images + test_images, labels + test_labels, len(images)
+
+
+_SHOWN = 10
+
+
+def _pair(images: Any, labels: Any, name: str) -> tuple[list[Any], list[Any]]:
+    """Return images and their labels as lists of one length."""
+    encode(labels, name)  # says what is wrong with them
+    pair = list(as_image_list(images)), list(labels)
+    check_lengths(*map(len, pair))
+    return pair
 
 
 def _prepare(
@@ -194,7 +220,7 @@ def _prepare(
     is_read = np.ones(len(images), dtype=bool)
     failures: tuple[DecodeFailure, ...] = ()
     vectors, seconds = None, 0.0
-    needs_vectors = any(strategy.is_frozen for strategy in strategies)
+    needs_vectors = any(strategy.takes_vectors for strategy in strategies)
     if needs_vectors or skip_unreadable:
         tolerant = clone(embedder).set_params(on_error="nan" if skip_unreadable else "raise")
         extraction = tolerant.extract(images)
@@ -209,3 +235,9 @@ def _prepare(
         seconds = seconds_per_image(embedder, images, _TIMED_IMAGES)
     material = Material(images, vectors, np.asarray(labels), encode_labels(labels), seconds)
     return material, is_read, failures
+
+
+def _without(rows: np.ndarray, is_read: np.ndarray) -> np.ndarray:
+    """Return where the images of some rows stand when those that cannot be read are gone."""
+    left: np.ndarray = (np.cumsum(is_read) - 1)[rows[is_read[rows]]]
+    return left

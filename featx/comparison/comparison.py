@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from featx.comparison.intervals import accuracy_interval, difference_interval
+from featx.comparison.intervals import Interval, accuracy_interval, difference_interval
 from featx.comparison.splits import ALL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from featx.comparison.trials import Trial
     from featx.errors import DecodeFailure
 
@@ -37,8 +39,8 @@ class Comparison:
         """One row per trial.
 
         Its columns are ``strategy``, ``labels_per_class`` (a number or ``"all"``), ``fold``,
-        ``train_images``, ``test_images``, ``accuracy``, ``fit_seconds`` and
-        ``predict_seconds`` (of one image).
+        ``train_images``, ``test_images``, ``accuracy``, ``balanced_accuracy`` (the mean of the
+        shares of each class), ``fit_seconds`` and ``predict_seconds`` (of one image).
         """
         return pd.DataFrame(
             {
@@ -48,11 +50,35 @@ class Comparison:
                 "train_images": len(trial.split.train),
                 "test_images": len(trial.split.test),
                 "accuracy": trial.accuracy,
+                "balanced_accuracy": trial.balanced_accuracy,
                 "fit_seconds": trial.fit_seconds,
                 "predict_seconds": trial.predict_seconds,
             }
             for trial in self.trials
         )
+
+    def predictions(self) -> pd.DataFrame:
+        """Return one row per image and trial that tested it.
+
+        Returns
+        -------
+        DataFrame
+            ``row`` of the image, counted over those that could be read, a test set's after the
+            others; ``strategy``, ``labels_per_class``, ``fold``, ``label`` and ``predicted``.
+        """
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "row": trial.split.test,
+                    "strategy": trial.strategy,
+                    "labels_per_class": _budget(trial),
+                    "fold": trial.split.fold,
+                    "label": trial.labels,
+                    "predicted": trial.predicted,
+                }
+            )
+            for trial in self.trials
+        ).reset_index(drop=True)
 
     def summary(self) -> pd.DataFrame:
         """Return one row per strategy and number of labels, the most accurate first.
@@ -66,8 +92,10 @@ class Comparison:
               with its 95 % interval (Wilson, 1927). It says how far the images tested leave the
               accuracy of these trainings open, not how much trainings differ by chance;
             - ``std``: of the accuracy over the folds; NaN of one;
+            - ``balanced_accuracy``: mean of the shares of each class, over the folds;
             - ``gain``, ``gain_low``, ``gain_high``: over the frozen network with its best head (or,
-              where none was run, over what was the fastest to train), image by image;
+              where none was run, over what was the fastest to train), image by image, with the
+              95 % interval of `difference_interval`, which is of these trainings too;
             - ``fit_seconds``, ``predict_seconds``: medians over the folds;
             - ``cost``: times as long to train as the one that it is measured against.
         """
@@ -87,15 +115,19 @@ class Comparison:
         """Return, in a sentence or two, whether training the network was worth it.
 
         With all labels, or the most that were compared: the best strategy that trains layers of the
-        network is measured against the frozen network with its best head.
+        network is measured against the frozen network with its best head. A gain of less than 0.02
+        counts as none. The interval is of the images tested and of these trainings: how much
+        trainings differ by chance, other folds or another ``random_state`` tell.
         """
         table = self._summarize(self._budgets()[-1])
-        frozen = {trial.strategy for trial in self.trials if trial.is_frozen}
-        is_frozen = table["strategy"].isin(frozen)
-        if is_frozen.all() or not is_frozen.any():
+        frozen, trained = (
+            table[table["strategy"].isin(_names_of(self.trials, trains))]
+            for trains in (False, True)
+        )
+        if frozen.empty or trained.empty:
             best = table.iloc[0]
-            return f"Best: {best['description']}, {_shown(best['accuracy'])}."
-        reference, best = table[is_frozen].iloc[0], table[~is_frozen].iloc[0]
+            return f"Best: {best['description']}, accuracy {best['accuracy']:.3f}."
+        reference, best = frozen.iloc[0], trained.iloc[0]
         gain = (
             f"{best['description']} is {abs(best['gain']):.3f} "
             f"{'above' if best['gain'] >= 0 else 'below'} {reference['description']} "
@@ -106,7 +138,9 @@ class Comparison:
             return f"Training the network pays: {gain}. It {cost}."
         if best["gain_high"] < 0:
             return f"The network is better left frozen: {gain}, and {cost}."
-        return f"Frozen is enough, as far as these images can tell: {gain}, and {cost}."
+        if best["gain_high"] <= _WORTH:
+            return f"Frozen is enough: {gain}, and {cost}."
+        return f"These images cannot tell: {gain}, and {cost}. More test images would."
 
     def _budgets(self) -> list[int | str]:
         numbers = {trial.split.labels_per_class for trial in self.trials}
@@ -128,8 +162,8 @@ class Comparison:
         reference = _reference(groups, hits, seconds)
         rows = []
         for name, group in groups.items():
-            accuracy = accuracy_interval(hits[name])
-            gain = difference_interval(hits[name], hits[reference])
+            accuracy = accuracy_interval(hits[name].to_numpy())
+            gain = _gain(hits[name], hits[reference])
             is_reference = name == reference
             rows.append(
                 {
@@ -142,6 +176,7 @@ class Comparison:
                     "low": accuracy.low,
                     "high": accuracy.high,
                     "std": _deviation([trial.accuracy for trial in group]),
+                    "balanced_accuracy": float(np.mean([t.balanced_accuracy for t in group])),
                     "gain": gain.value,
                     "gain_low": 0.0 if is_reference else gain.low,
                     "gain_high": 0.0 if is_reference else gain.high,
@@ -161,20 +196,28 @@ def _budget(trial: Trial) -> int | str:
     return ALL if number is None else number
 
 
-def _hits_by_image(trials: list[Trial]) -> np.ndarray:
-    """Return of each image that was tested, in order, how often its label was predicted."""
+def _names_of(trials: Iterable[Trial], trains: bool | None) -> set[str]:
+    return {trial.strategy for trial in trials if trial.trains is trains}
+
+
+def _hits_by_image(trials: list[Trial]) -> pd.Series:
+    """Return of each image that was tested, by its row, how often its label was predicted."""
     rows = np.concatenate([trial.split.test for trial in trials])
     hits = np.concatenate([trial.hits for trial in trials])
-    images, positions, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    shares: np.ndarray = np.bincount(positions, weights=hits, minlength=len(images)) / counts
-    return shares
+    return pd.Series(hits.astype(float)).groupby(rows).mean()
+
+
+def _gain(hits: pd.Series, reference: pd.Series) -> Interval:
+    """Return the gain on the images that both have met: before the end, one may be ahead."""
+    rows = hits.index.intersection(reference.index)
+    return difference_interval(hits[rows].to_numpy(), reference[rows].to_numpy())
 
 
 def _reference(
-    groups: dict[str, list[Trial]], hits: dict[str, np.ndarray], seconds: dict[str, float]
+    groups: dict[str, list[Trial]], hits: dict[str, pd.Series], seconds: dict[str, float]
 ) -> str:
     """Return what the others are measured against."""
-    frozen = [name for name, group in groups.items() if group[0].is_frozen]
+    frozen = [name for name, group in groups.items() if group[0].trains is False]
     if not frozen:
         return min(groups, key=lambda name: seconds[name])
     return max(frozen, key=lambda name: (hits[name].mean(), -seconds[name]))
@@ -184,9 +227,9 @@ def _deviation(accuracies: list[float]) -> float:
     return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else float("nan")
 
 
-def _shown(accuracy: float) -> str:
-    return f"accuracy {accuracy:.3f}"
-
-
 def _times(ratio: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
+
+
+# A gain in accuracy that nobody would train a network for.
+_WORTH = 0.02

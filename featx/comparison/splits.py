@@ -91,8 +91,7 @@ def split_folds(
         When a class has fewer images than there are folds, or there are fewer than two folds.
     """
     if not isinstance(cv, int | np.integer):
-        splitter = check_cv(cv, codes, classifier=True)
-        return [(np.asarray(a), np.asarray(b)) for a, b in splitter.split(codes, codes)]
+        return _check_folds(_folds_of(cv, codes), len(codes))
     if cv < 2:
         raise InputError(f"Got cv={cv!r} but expected at least 2 folds")
     fewest = int(np.bincount(codes).min())
@@ -103,6 +102,49 @@ def split_folds(
         )
     folds = StratifiedKFold(cv, shuffle=True, random_state=random_state)
     return list(folds.split(codes, codes))
+
+
+def _folds_of(cv: Any, codes: np.ndarray) -> list[Any]:
+    try:
+        # An iterable of pairs may be one that can be gone through once only.
+        return list(check_cv(cv, codes, classifier=True).split(codes, codes))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Got cv={cv!r} but expected a number of folds, a splitter, or pairs of rows such as "
+            f"list(GroupKFold(3).split(images, labels, groups)): {error}"
+        ) from error
+
+
+def _check_folds(folds: list[Any], n_images: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows of given folds, none of which is on both sides."""
+    checked = []
+    for number, (train, test) in enumerate(folds, start=1):
+        rows = [_rows_of(part, n_images, number) for part in (train, test)]
+        shared = np.intersect1d(*rows)
+        if len(shared):
+            raise InputError(
+                f"Got fold {number} of cv with {len(shared)} rows on both sides, the first of them "
+                f"{shared[0]}, but expected other images in the test than in the training"
+            )
+        if not len(rows[1]):
+            raise InputError(f"Got fold {number} of cv with no image to test on")
+        checked.append((rows[0], rows[1]))
+    if not checked:
+        raise InputError("Got no folds in cv but expected at least 1")
+    return checked
+
+
+def _rows_of(part: Any, n_images: int, fold: int) -> np.ndarray:
+    """Return the rows that integers or a mask choose."""
+    chosen = np.asarray(part)
+    try:
+        rows: np.ndarray = np.arange(n_images)[chosen if chosen.size else slice(0)]
+    except IndexError as error:
+        raise InputError(
+            f"Got fold {fold} of cv with rows that are not among the {n_images} images; expected "
+            f"two arrays of row numbers: {error}"
+        ) from None
+    return rows
 
 
 def make_splits(
@@ -150,6 +192,7 @@ def make_splits(
         shuffled = random.permutation(train)
         counts = np.bincount(codes[train])
         _check_training(counts)
+        _check_test(test, counts, codes)
         for budget in budgets:
             rows = train if budget is None else _first_of_each(shuffled, codes, budget, counts)
             splits.append(Split(number, budget, np.sort(rows), np.asarray(test)))
@@ -165,6 +208,17 @@ def _check_training(counts: np.ndarray) -> None:
             f"Got a class with {present.min()} image to train on but expected at least "
             f"{FEWEST_LABELS}: the settings of a head are chosen by cross-validation; add images, "
             "or leave the class out"
+        )
+
+
+def _check_test(test: np.ndarray, counts: np.ndarray, codes: np.ndarray) -> None:
+    if not len(test):
+        raise InputError("Got no image to test on but expected at least 1 that can be read")
+    unknown = [code for code in np.unique(codes[test]) if code >= len(counts) or not counts[code]]
+    if unknown:
+        raise InputError(
+            f"Got {len(unknown)} classes in a test of which no image is trained on; expected each "
+            "to have some: add images, leave these classes out, or choose other folds"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +13,12 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from featx.embedder import ImageEmbedder
 from featx.errors import InputError, did_you_mean
-from featx.finetuning.classifier import FineTunedClassifier
-from featx.finetuning.linear_head import LinearHeadClassifier
 from featx.selection.heads import Head, make_heads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from featx.embedder import ImageEmbedder
+    from collections.abc import Iterable
 
 LINEAR_HEAD, LAST_STAGE, ALL_LAYERS, FROM_SCRATCH = (
     "linear_head",
@@ -67,9 +66,12 @@ class Strategy:
     description : str
         What is frozen and what is trained, for people.
     classifier : classifier
-        Unfitted: of embeddings where the network is frozen, of images otherwise.
-    is_frozen : bool
-        Whether it is fitted on the embeddings of the frozen network.
+        Unfitted.
+    takes_vectors : bool
+        Whether it is fitted on embeddings of the frozen network, which are computed once for all,
+        or on images.
+    trains : bool or None
+        Whether it trains layers of the network; None where that is not known.
     grid : dict of str to list
         Values to choose among by cross-validation inside the images that are trained on.
     """
@@ -77,7 +79,8 @@ class Strategy:
     name: str
     description: str
     classifier: Any
-    is_frozen: bool
+    takes_vectors: bool
+    trains: bool | None
     grid: dict[str, list[Any]]
 
     def make_classifier(self, codes: np.ndarray, random_state: int | None) -> Any:
@@ -133,12 +136,19 @@ def choose_strategies(
         When a name is not known, is taken twice, or needs a network that is not named.
     """
     chosen = _chosen_names(names, embedder)
-    trained = _trained(embedder, epochs, random_state)
     heads = {head.name: head for head in make_heads(random_state)}
-    strategies = [
-        trained[name] if name in trained else _frozen(heads.get(name), embedder, random_state)
-        for name in chosen
-    ]
+    makers = {
+        **{name: partial(_head, heads[name]) for name in heads},
+        LINEAR_HEAD: partial(_linear_head, embedder, random_state),
+        LAST_STAGE: partial(_last_stage, embedder, epochs, random_state),
+        ALL_LAYERS: partial(_all_layers, embedder, epochs, random_state),
+        FROM_SCRATCH: partial(_from_scratch, embedder, epochs, random_state),
+    }
+    strategies = [makers[name]() for name in chosen]
+    if further is not None and not isinstance(further, Mapping):
+        raise InputError(
+            f"Got further={further!r} but expected a mapping of names to classifiers of images"
+        )
     strategies += [_further(name, classifier) for name, classifier in (further or {}).items()]
     if not strategies:
         raise InputError(f"Got no strategies but expected some of {', '.join(NAMES)}")
@@ -167,23 +177,47 @@ def _chosen_names(names: str | Iterable[str], embedder: ImageEmbedder) -> list[s
     return [name for name in NAMES if name in chosen]
 
 
-def _frozen(head: Head | None, embedder: ImageEmbedder, random_state: int | None) -> Strategy:
-    """Return a head on frozen features; without one, the new linear layer."""
-    if head is not None:
-        steps = [("scaler", head.scaler), ("head", head.classifier)]
-        grid = {f"head__{name}": values for name, values in head.grid.items()}
-        return Strategy(head.name, f"frozen + {head.name}", Pipeline(steps), True, grid)
+def _head(head: Head) -> Strategy:
+    steps = [("scaler", head.scaler), ("head", head.classifier)]
+    grid = {f"head__{name}": values for name, values in head.grid.items()}
+    return Strategy(head.name, f"frozen + {head.name}", Pipeline(steps), True, False, grid)
+
+
+# What trains needs a package that not everybody has who compares heads.
+
+
+def _linear_head(embedder: ImageEmbedder, random_state: int | None) -> Strategy:
+    from featx.finetuning.linear_head import LinearHeadClassifier
+
     layer = LinearHeadClassifier(
         optimizer="sgd", device=embedder.device, random_state=random_state, progress=False
     )
     classifier = make_pipeline(StandardScaler(), Normalizer(), layer)
     grid = {"linearheadclassifier__learning_rate": _HEAD_LEARNING_RATES}
-    return Strategy(LINEAR_HEAD, "frozen + linear layer by SGD", classifier, True, grid)
+    return Strategy(LINEAR_HEAD, "frozen + linear layer by SGD", classifier, True, False, grid)
 
 
-def _trained(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> dict[str, Strategy]:
-    """Return the strategies that train layers of the network."""
-    pretrained = FineTunedClassifier(
+def _last_stage(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Strategy:
+    classifier = _pretrained(embedder, epochs, random_state).set_params(unfreeze=1)
+    return Strategy(LAST_STAGE, "last stage fine-tuned", classifier, False, True, {})
+
+
+def _all_layers(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Strategy:
+    classifier = _pretrained(embedder, epochs, random_state).set_params(unfreeze="all")
+    return Strategy(ALL_LAYERS, "all layers fine-tuned", classifier, False, True, {})
+
+
+def _from_scratch(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Strategy:
+    classifier = _pretrained(embedder, _SCRATCH_FACTOR * epochs, random_state)
+    classifier.set_params(weights=None, unfreeze="all", head_epochs=0)
+    return Strategy(FROM_SCRATCH, "all layers from scratch", classifier, False, True, {})
+
+
+def _pretrained(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Any:
+    """Return what trains the embedder's network from a linear head on."""
+    from featx.finetuning.classifier import FineTunedClassifier
+
+    classifier = FineTunedClassifier(
         embedder.backbone,
         weights=embedder.weights,
         image_size=embedder.image_size,
@@ -199,20 +233,8 @@ def _trained(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> 
     )
     if not isinstance(embedder.backbone, str):
         # It has weights and an image size of its own.
-        pretrained.set_params(weights="default", image_size=None)
-    last_stage = clone(pretrained).set_params(unfreeze=1)
-    all_layers = clone(pretrained).set_params(unfreeze="all")
-    from_scratch = clone(all_layers).set_params(
-        weights=None, head_epochs=0, epochs=_SCRATCH_FACTOR * epochs
-    )
-    return {
-        name: Strategy(name, description, classifier, False, {})
-        for name, description, classifier in (
-            (LAST_STAGE, "last stage fine-tuned", last_stage),
-            (ALL_LAYERS, "all layers fine-tuned", all_layers),
-            (FROM_SCRATCH, "all layers from scratch", from_scratch),
-        )
-    }
+        classifier.set_params(weights="default", image_size=None)
+    return classifier
 
 
 def _further(name: str, classifier: Any) -> Strategy:
@@ -223,7 +245,16 @@ def _further(name: str, classifier: Any) -> Strategy:
             f"Got {classifier!r} as strategy {name!r} but expected a classifier of images, such "
             "as a FineTunedClassifier or a pipeline that begins with an ImageEmbedder"
         )
-    return Strategy(name, name, classifier, False, {})
+    return Strategy(name, name, classifier, False, _trains_layers(classifier), {})
+
+
+def _trains_layers(classifier: Any) -> bool | None:
+    """Whether a classifier of somebody's own trains a network, as far as can be told."""
+    parts = [classifier, *classifier.get_params().values()]
+    # By the name of its class: it needs a package that may not be here.
+    if any(type(part).__name__ == "FineTunedClassifier" for part in parts):
+        return True
+    return False if any(isinstance(part, ImageEmbedder) for part in parts) else None
 
 
 def _possible(name: str, values: list[Any], fitted: int) -> list[Any]:

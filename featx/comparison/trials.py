@@ -24,12 +24,12 @@ class Trial:
     ----------
     strategy, description : str
         Of the strategy.
-    is_frozen : bool
-        Whether it was fitted on the embeddings of the frozen network.
+    trains : bool or None
+        Whether it trained layers of the network; None where that is not known.
     split : Split
         What it was trained and tested on.
-    hits : ndarray of bool, shape (n_test_images,)
-        Whether the label of each image was predicted.
+    labels, predicted : ndarray of shape (n_test_images,)
+        The label of each image that was tested, and what was predicted.
     fit_seconds : float
         Of its training; where the network is frozen, the embedding of the images included.
     predict_seconds : float
@@ -38,16 +38,29 @@ class Trial:
 
     strategy: str
     description: str
-    is_frozen: bool
+    trains: bool | None
     split: Split
-    hits: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
     fit_seconds: float
     predict_seconds: float
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Whether the label of each image was predicted."""
+        hits: np.ndarray = self.predicted == self.labels
+        return hits
 
     @property
     def accuracy(self) -> float:
         """Share of the images whose label was predicted."""
         return float(self.hits.mean())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes that were tested of the share of their images."""
+        shares = [self.hits[self.labels == label].mean() for label in np.unique(self.labels)]
+        return float(np.mean(shares))
 
 
 @dataclass(frozen=True)
@@ -94,23 +107,26 @@ def run_trial(
     """
     train, test = split.train, split.test
     classifier = strategy.make_classifier(material.codes[train], random_state)
-    if strategy.is_frozen:
+    if strategy.takes_vectors:
         # The heads' matrices are small: several threads for each product cost more than they save.
         with threadpool_limits(1, user_api="blas"):
-            hits, fitting, predicting = _measure(
+            predicted, fitting, predicting = _measure(
                 classifier, material.vectors, material.labels, split
             )
         # The embeddings were there; whoever trains this alone pays for them too.
         fitting += len(train) * material.seconds_per_image
         predicting += len(test) * material.seconds_per_image
     else:
-        hits, fitting, predicting = _measure(classifier, material.images, material.labels, split)
+        predicted, fitting, predicting = _measure(
+            classifier, material.images, material.labels, split
+        )
     return Trial(
         strategy=strategy.name,
         description=strategy.description,
-        is_frozen=strategy.is_frozen,
+        trains=strategy.trains,
         split=split,
-        hits=hits,
+        labels=material.labels[test],
+        predicted=predicted,
         fit_seconds=fitting,
         predict_seconds=predicting / len(test),
     )
@@ -119,13 +135,14 @@ def run_trial(
 def _measure(
     classifier: Any, samples: Any, labels: np.ndarray, split: Split
 ) -> tuple[np.ndarray, float, float]:
-    """Return which labels were predicted, and the seconds of fitting and of predicting."""
+    """Return the labels that were predicted, and the seconds of fitting and of predicting."""
     train, test = _rows(samples, split.train), _rows(samples, split.test)
     start = time.perf_counter()
     classifier.fit(train, labels[split.train])
     fitted = time.perf_counter()
-    predicted = classifier.predict(test)
-    return predicted == labels[split.test], fitted - start, time.perf_counter() - fitted
+    # Some classifiers of others give a column.
+    predicted = np.ravel(classifier.predict(test))
+    return predicted, fitted - start, time.perf_counter() - fitted
 
 
 def _rows(samples: Any, rows: np.ndarray) -> Any:

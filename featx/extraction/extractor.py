@@ -12,7 +12,7 @@ import numpy as np
 from featx.errors import DecodeFailure, ImageDecodeError, WeightsError
 from featx.extraction.claiming import OpenClaims
 from featx.extraction.contents import Contents, MemoMistakenError
-from featx.extraction.runtime import open_runtime
+from featx.extraction.runtime import in_one_order, open_runtime
 from featx.extraction.stream import choose_piece, load_in_order, stream_blocks
 from featx.extraction.work import Work
 from featx.images.decode import decode_content
@@ -297,7 +297,7 @@ class Extractor:
 
     def _open_runtime(self) -> Runtime:
         graphs = None if self._stores is None else self._stores.graphs
-        return open_runtime(self._backbone, self._computed_taps, self._plan, graphs)
+        return open_runtime(self._backbone, in_one_order(self._computed_taps), self._plan, graphs)
 
     def _run(self, runtime: Runtime, block: Block[bytes], lanes: int) -> list[np.ndarray]:
         """Return each computed tap's vectors of a block, the views of each image averaged."""
@@ -307,10 +307,14 @@ class Extractor:
                 np.empty((0, self._backbone.dimension(tap)), np.float32)
                 for tap in self._computed_taps
             ]
-        all_views = [
-            of_tap.reshape(n_images, n_views, -1)
-            for of_tap in runtime.run(block.pixels.flatten(0, 1), lanes)
-        ]
+        vectors = dict(
+            zip(
+                in_one_order(self._computed_taps),
+                runtime.run(block.pixels.flatten(0, 1), lanes),
+                strict=True,
+            )
+        )
+        all_views = [vectors[tap].reshape(n_images, n_views, -1) for tap in self._computed_taps]
         return [of_tap[:, 0] if n_views == 1 else of_tap.mean(axis=1) for of_tap in all_views]
 
     def _check_finite(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from featx._version import __version__
 from featx.extraction.extractor import Stores
-from featx.extraction.runtime import settle_plan
+from featx.extraction.runtime import in_one_order, settle_plan
 from featx.images.archives import split_archive_path
 from featx.store.graphs import GraphStore
 from featx.store.memo import StatMemo
@@ -93,7 +93,7 @@ class EmbeddingRecipe:
         """Return the recipe as it can be executed here, or by what takes its runtime's place."""
         # Without a cache there is nowhere to keep what was not asked for.
         taps = self.taps if cache is None else (*self.taps, *self.further_taps)
-        plan = settle_plan(self.backbone, taps, self.plan, _open_graphs(cache))
+        plan = settle_plan(self.backbone, in_one_order(taps), self.plan, _open_graphs(cache))
         return replace(self, plan=plan)
 
     def open_stores(self, cache: EmbeddingCache | None) -> Stores | None:

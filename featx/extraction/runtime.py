@@ -20,6 +20,8 @@ from featx.extraction.graphs import find_graph, is_proven, note_proof
 from featx.extraction.precision import check_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
 
     from featx.backbones.frozen import FrozenBackbone
@@ -42,6 +44,15 @@ class Runtime(Protocol):
     def run(self, pixels: torch.Tensor, lanes: int = 1, /) -> list[np.ndarray]:
         """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap."""
         ...
+
+
+def in_one_order(taps: Iterable[Tap]) -> tuple[Tap, ...]:
+    """Return taps in the order in which a runtime gives them.
+
+    It is the same whichever of them is asked for and which are only kept for later, so that a
+    search over layers builds one runtime for all its choices.
+    """
+    return tuple(sorted(taps, key=lambda tap: (tap.layer, tap.pooling)))
 
 
 def settle_plan(

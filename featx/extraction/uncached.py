@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from featx.extraction.extractor import Extractor
-from featx.extraction.runtime import open_runtime
+from featx.extraction.runtime import in_one_order, open_runtime
 
 if TYPE_CHECKING:
     from featx.extraction.runtime import Runtime
@@ -28,4 +28,6 @@ class UncachedExtractor(Extractor):
         self._stores = None
 
     def _open_runtime(self) -> Runtime:
-        return open_runtime(self._backbone, self._computed_taps, self._plan, self._graphs)
+        return open_runtime(
+            self._backbone, in_one_order(self._computed_taps), self._plan, self._graphs
+        )

@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -18,6 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from featx.backbones.frozen import FrozenBackbone
+from featx.backbones.inspecting import inspecting
 from featx.backbones.taps import Tap
 from featx.errors import InputError
 from featx.images.preprocess import Preprocessing
@@ -369,3 +371,26 @@ def test_the_penultimate_vector_may_be_named_where_the_network_knows_it_too() ->
     with torch.inference_mode():
         vectors = [one.network(one.taps())(pixels)[0] for one in (named, known)]
     torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=0)
+
+
+def test_two_threads_that_look_into_networks_do_not_wait_for_each_other() -> None:
+    first, second = FrozenBackbone(tiny(), SMALL), FrozenBackbone(tiny(), SMALL)
+    has_lock = threading.Event()
+    shapes: list[object] = []
+
+    def look() -> None:
+        has_lock.wait()
+        shapes.append(first.list_layers())
+
+    def build() -> None:
+        with inspecting():
+            has_lock.set()
+            time.sleep(0.2)  # the other one comes as far as it can
+            shapes.append(second.network(second.taps("conv")))
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (look, build)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(shapes) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
+from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
 from featx import FineTunedClassifier, ImageEmbedder, compare_strategies, load_image_folder
@@ -54,6 +57,7 @@ def test_every_default_strategy_runs(photos: Bunch) -> None:
     comparison = compare(
         photos, "default", report=lambda so_far, total: seen.append((len(so_far.trials), total))
     )
+    compare(photos, report=lambda so_far, _: (so_far.summary(), so_far.verdict()))
     assert seen == [(number, 14) for number in range(1, 15)]
     summary = comparison.summary()
     assert set(summary["test_images"]) == {24}
@@ -79,6 +83,32 @@ def test_a_frozen_strategy_is_a_search_inside_each_fold(photos: Bunch) -> None:
             for gamma in head.grid["gamma"]
         ]
         assert any(np.array_equal(hits, trial.hits) for hits in searched)
+
+
+def test_labels_drawn_at_random_cannot_be_predicted() -> None:
+    random = np.random.default_rng(0)
+    images = list(random.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8))
+    comparison = compare_strategies(
+        images, random.permutation([0, 1] * 30), strategies="all", cv=3, epochs=1,
+        embedder=ImageEmbedder(**TINY),
+    )  # fmt: skip
+    assert (comparison.summary()["accuracy"] < 0.75).all(), "the test is seen in training"
+
+
+def test_folds_that_are_given_are_those_of_the_images_as_they_were_given(
+    photos: Bunch,
+) -> None:
+    groups = np.arange(24) % 4
+    pairs = GroupKFold(2).split(photos.paths, photos.target, groups)
+    for path in photos.paths[:2]:
+        Path(path).write_bytes(b"no image")
+    with pytest.warns(ImageDecodeWarning):
+        comparison = compare(photos, "logistic_regression", cv=pairs, skip_unreadable=True)
+    assert len(comparison.trials) == 2
+    left = groups[2:]
+    for trial in comparison.trials:
+        assert not {*left[trial.split.train]} & {*left[trial.split.test]}
+    assert sum(len(trial.split.test) for trial in comparison.trials) == 22
 
 
 def test_a_trained_strategy_is_the_classifier_by_itself(photos: Bunch) -> None:
@@ -176,7 +206,10 @@ def test_labels_of_any_kind(photos: Bunch, labels: list[Any]) -> None:
         ({"y_test": ["blue"]}, "Got y_test without X_test"),
         ({"X_test": ["a.png"], "y_test": ["violet"]}, "class 'violet'"),
         ({"X_test": [], "y_test": []}, "0 test images"),
-        ({"X_test": ["a.png"], "y_test": []}, "one label per row"),
+        ({"random_state": -1}, "Got random_state=-1"),
+        ({"further": [1]}, "expected a mapping"),
+        ({"X_test": ["a.png"], "y_test": []}, "y_test of shape .0,. but expected one per image"),
+        ({"X_test": ["a.png"], "y_test": ["blue", "red"]}, "1 rows and 2 labels"),
         ({"further": {"mine": DummyClassifier}}, "expected a classifier of images"),
     ],
 )
@@ -187,3 +220,36 @@ def test_what_is_wrong_is_said_before_any_image_is_read(
         Path(path).unlink()
     with pytest.raises(InputError, match=message):
         compare(photos, **params)
+
+
+def test_what_is_no_label_or_embedder_is_one_line(photos: Bunch) -> None:
+    with pytest.raises(InputError, match="but expected one per image"):
+        compare_strategies(photos.paths, None, embedder=ImageEmbedder(**TINY))
+    with pytest.raises(InputError, match="expected an ImageEmbedder, such as"):
+        compare_strategies(photos.paths, photos.target, embedder="efficientnet_lite0")
+
+
+def test_a_test_set_of_which_nothing_can_be_read_is_said(photos: Bunch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with (
+        pytest.warns(ImageDecodeWarning),
+        pytest.raises(InputError, match="no image to test on but expected at least 1"),
+    ):
+        compare(photos, X_test=[broken], y_test=["blue"], skip_unreadable=True)
+
+
+def test_heads_alone_need_no_further_package(photos: Bunch) -> None:
+    code = """
+import sys
+sys.modules["skorch"] = None
+from featx import compare_strategies, load_image_folder
+photos = load_image_folder(sys.argv[1])
+table = compare_strategies(photos.paths, photos.target, strategies="rbf_svm", cv=2).summary()
+print(len(table))
+compare_strategies(photos.paths, photos.target, strategies="last_stage")
+"""
+    folder = str(Path(photos.paths[0]).parent.parent)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+    assert done.stderr.splitlines()[-1].startswith("featx.errors.MissingPackageError: Fine-tuning")

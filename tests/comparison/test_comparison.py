@@ -15,11 +15,13 @@ from featx.comparison.trials import Trial
 
 
 def trial(strategy: str, hits: list[int], **params: Any) -> Trial:
-    frozen = params.get("is_frozen", strategy.startswith("frozen"))
+    trains = params.get("trains", not strategy.startswith("frozen"))
     rows = np.array(params.get("rows", range(len(hits))))
     split = Split(params.get("fold", 1), params.get("budget"), np.arange(100), rows)
     seconds = params.get("seconds", 1.0)
-    return Trial(strategy, strategy, frozen, split, np.array(hits, bool), seconds, 0.01)
+    labels = np.array(params.get("labels", ["cat"] * len(hits)))
+    predicted = np.where(np.array(hits, bool), labels, "another")
+    return Trial(strategy, strategy, trains, split, labels, predicted, seconds, 0.01)
 
 
 RIGHT, WRONG = [1], [0]
@@ -91,7 +93,8 @@ def test_learning_curves_have_a_column_for_each_number_of_labels() -> None:
     ("tuned", "beginning"),
     [(96, "Training the network pays: tuned is 0.160 above frozen"),
      (60, "The network is better left frozen: tuned is 0.200 below frozen"),
-     (81, "Frozen is enough, as far as these images can tell: tuned is 0.010 above frozen")],
+     (84, "These images cannot tell: tuned is 0.040 above frozen"),
+     (79, "Frozen is enough: tuned is 0.010 below frozen")],
 )  # fmt: skip
 def test_the_verdict_follows_the_interval(tuned: int, beginning: str) -> None:
     trials = (
@@ -100,13 +103,46 @@ def test_the_verdict_follows_the_interval(tuned: int, beginning: str) -> None:
     )
     verdict = Comparison(trials).verdict()
     assert verdict.startswith(beginning)
-    assert verdict.endswith("15 times as long to train.")
+    assert "15 times as long to train." in verdict
+
+
+def test_what_is_not_known_to_train_decides_nothing() -> None:
+    trials = (
+        trial("frozen", [1, 0, 0, 0]),
+        trial("tuned", [1, 1, 0, 0]),
+        trial("guess", [1, 1, 1, 1], trains=None),
+    )
+    assert "guess" not in Comparison(trials).verdict()
+    assert Comparison(trials[::2]).verdict() == "Best: guess, accuracy 1.000."
+
+
+def test_before_the_end_only_images_that_both_have_met_are_compared() -> None:
+    trials = (
+        trial("frozen", [1, 0], rows=[0, 1]),
+        trial("tuned", [1, 1], rows=[0, 1]),
+        trial("frozen", [0, 0], rows=[2, 3], fold=2),
+    )
+    table = Comparison(trials).summary().set_index("strategy")
+    assert table.loc["tuned", "gain"] == 0.5
+    assert table.loc["frozen", "accuracy"] == 0.25
+
+
+def test_predictions_and_balanced_accuracy() -> None:
+    trials = (
+        trial("frozen", [1, 1, 1, 0], rows=[4, 2, 7, 5], labels=["cat", "cat", "cat", "dog"]),
+    )
+    comparison = Comparison(trials)
+    table = comparison.predictions()
+    assert list(table["row"]) == [4, 2, 7, 5]
+    assert list(table["label"] == table["predicted"]) == [True, True, True, False]
+    assert comparison.results["balanced_accuracy"][0] == 0.5
+    assert comparison.summary()["balanced_accuracy"][0] == 0.5
 
 
 def test_without_a_choice_the_verdict_names_the_best() -> None:
-    trials = (trial("tuned", [1, 0]), trial("other", [1, 1], is_frozen=False))
+    trials = (trial("tuned", [1, 0]), trial("other", [1, 1], trains=True))
     assert Comparison(trials).verdict() == "Best: other, accuracy 1.000."
-    trials = (trial("frozen", [1, 0]), trial("other", [0, 0], is_frozen=True))
+    trials = (trial("frozen", [1, 0]), trial("other", [0, 0], trains=False))
     assert Comparison(trials).verdict() == "Best: frozen, accuracy 0.500."
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.model_selection import RepeatedStratifiedKFold
+from sklearn.model_selection import GroupKFold, RepeatedStratifiedKFold
 
 from featx.comparison.splits import check_budgets, make_splits, split_folds
 from featx.errors import InputError
@@ -64,6 +64,39 @@ def test_a_splitter_is_taken_as_it_is() -> None:
     codes = np.arange(12) % 2
     splitter = RepeatedStratifiedKFold(n_splits=2, n_repeats=3, random_state=0)
     assert len(split_folds(codes, splitter, None)) == 6
+
+
+def test_groups_are_kept_by_the_pairs_of_a_splitter() -> None:
+    codes, groups = np.arange(12) % 2, np.arange(12) // 4
+    folds = split_folds(codes, GroupKFold(3).split(codes, codes, groups), None)
+    assert len(folds) == 3
+    for train, test in folds:
+        assert not {*groups[train]} & {*groups[test]}
+    [(train, test)] = split_folds(codes, [(groups > 0, groups == 0)], None)
+    assert test.tolist() == [0, 1, 2, 3]
+    assert train.tolist() == list(range(4, 12))
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        (GroupKFold(2), r"pairs of rows such as list\(GroupKFold"),
+        ([([0, 1, 2, 3], [3, 4])], "fold 1 of cv with 1 rows on both sides, the first of them 3"),
+        ([([0, 1], [])], "fold 1 of cv with no image to test on"),
+        ([], "Got no folds in cv"),
+        ([([0, 1], [12])], "fold 1 of cv with rows that are not among the 12 images"),
+        ("five", "Got cv='five'"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(cv: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        split_folds(np.arange(12) % 2, cv, None)
+
+
+def test_a_class_that_is_only_tested_is_said() -> None:
+    codes = np.array([0, 1] * 4 + [2, 2])
+    with pytest.raises(InputError, match="1 classes in a test of which no image is trained on"):
+        make_splits([(np.arange(8), np.arange(8, 10))], codes, [None], 0)
 
 
 @pytest.mark.parametrize("budgets", [[], 1, 0, "some", ["all", 2.5], [True], None])

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from featx import FineTunedClassifier, FrozenBackbone, ImageEmbedder
@@ -40,7 +42,7 @@ def test_trained_ones_take_network_and_device_from_the_embedder() -> None:
         "max_file_bytes": 10**6,
         "progress": False,
     }
-    trained = [strategy for strategy in choose(**shared).values() if not strategy.is_frozen]
+    trained = [strategy for strategy in choose(**shared).values() if strategy.trains]
     assert [strategy.classifier.unfreeze for strategy in trained] == [1, "all", "all"]
     for strategy in trained:
         params = strategy.classifier.get_params(deep=False)
@@ -69,6 +71,18 @@ def test_neighbours_and_folds_fit_the_images() -> None:
     assert search.param_grid == {"head__n_neighbors": [3, 7, 15]}
 
 
+def test_own_strategies_train_the_network_where_that_can_be_told() -> None:
+    tuned = FineTunedClassifier(epochs=1)
+    own = {
+        "tuned": tuned,
+        "searched": GridSearchCV(tuned, {"unfreeze": [1, 2]}),
+        "frozen": make_pipeline(ImageEmbedder(), LogisticRegression()),
+        "neither": DummyClassifier(),
+    }
+    trains = {name: strategy.trains for name, strategy in choose([], own).items()}
+    assert trains == {"tuned": True, "searched": True, "frozen": False, "neither": None}
+
+
 def test_own_strategies_come_last() -> None:
     own = FineTunedClassifier(epochs=1)
     assert list(choose("rbf_svm", {"mine": own})) == ["rbf_svm", "mine"]
@@ -83,6 +97,7 @@ def test_own_strategies_come_last() -> None:
         ("rbf_svm", {"rbf_svm": DummyClassifier()}, "is taken"),
         ("rbf_svm", {"mine": Ridge()}, "expected a classifier of images"),
         ("rbf_svm", {"mine": DummyClassifier}, "expected a classifier of images"),
+        ("rbf_svm", [DummyClassifier()], "expected a mapping of names"),
     ],
 )
 def test_strategies_that_cannot_be_are_refused(names: Any, further: Any, message: str) -> None:
