@@ -92,6 +92,18 @@ def counted(backbone: FrozenBackbone, plan: ExecutionPlan) -> list[int]:
 # Falling back
 
 
+def test_the_reason_of_a_fallback_is_what_it_was_raised_from(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(64, 2)
+    )
+    embedder = ImageEmbedder(FrozenBackbone(module), device="cpu", cache=tmp_path)
+    with pytest.warns(RuntimeFallbackWarning) as caught:
+        embedder.fit([np.zeros((32, 32, 3), np.uint8)])
+    message = str(caught[0].message)
+    assert "aten.adaptive_max_pool2d" in message
+    assert "\x1b" not in message
+
+
 def test_a_network_that_cannot_be_exported_runs_in_torch_with_one_warning(
     images: np.ndarray, tmp_path: Path
 ) -> None:

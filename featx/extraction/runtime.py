@@ -126,7 +126,11 @@ def _why_not(
 def _warn_of_fallback(
     backbone: FrozenBackbone, plan: ExecutionPlan, instead: ExecutionPlan, error: Exception
 ) -> None:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # What an exporter raises tells how to report it; what it was raised from tells why.
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     warnings.warn(
         f"{backbone.name} cannot be run as {plan.description} here, so it runs as "
         f"{instead.description}, whose embeddings have a fingerprint of their own; the reason: "
