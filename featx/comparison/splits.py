@@ -119,16 +119,16 @@ def _check_folds(folds: list[Any], n_images: int) -> list[tuple[np.ndarray, np.n
     """Return the rows of given folds, none of which is on both sides."""
     checked = []
     for number, (train, test) in enumerate(folds, start=1):
-        rows = [_rows_of(part, n_images, number) for part in (train, test)]
-        shared = np.intersect1d(*rows)
+        learnt, tested = (_rows_of(part, n_images, number) for part in (train, test))
+        shared = np.intersect1d(learnt, tested)
         if len(shared):
             raise InputError(
                 f"Got fold {number} of cv with {len(shared)} rows on both sides, the first of them "
                 f"{shared[0]}, but expected other images in the test than in the training"
             )
-        if not len(rows[1]):
+        if not len(tested):
             raise InputError(f"Got fold {number} of cv with no image to test on")
-        checked.append((rows[0], rows[1]))
+        checked.append((learnt, tested))
     if not checked:
         raise InputError("Got no folds in cv but expected at least 1")
     return checked
