@@ -130,10 +130,12 @@ def compare_strategies(
     ...     images, labels, strategies=["logistic_regression", "last_stage"], cv=2, epochs=1,
     ...     embedder=ImageEmbedder(image_size=64),
     ... )
-    >>> comparison.summary()[["strategy", "test_images", "accuracy"]].sort_values("strategy")
-                  strategy  test_images  accuracy
-    1           last_stage           24       1.0
-    0  logistic_regression           24       1.0
+    >>> sorted(comparison.summary()["description"])
+    ['frozen + logistic_regression', 'last stage fine-tuned']
+    >>> comparison.results[["fold", "train_images", "test_images"]].drop_duplicates()
+       fold  train_images  test_images
+    0     1            12           12
+    2     2            12           12
     """
     embedder = _checked_embedder(embedder)
     if random_state is not None and random_state < 0:

@@ -76,7 +76,7 @@ def difference_interval(hits: np.ndarray, reference: np.ndarray) -> Interval:
     >>> reference = np.array([1.0] * 80 + [0.0] * 20)
     >>> hits = np.array([1.0] * 90 + [0.0] * 10)
     >>> [round(end, 3) for end in difference_interval(hits, reference)]
-    [0.1, 0.035, 0.161]
+    [0.1, 0.037, 0.159]
     """
     differences = hits - reference
     # Two of the four half images differ, once up and once down.
