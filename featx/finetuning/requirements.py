@@ -34,8 +34,8 @@ def package_required(package: str, extra: str, purpose: str) -> Iterator[None]:
     >>> with package_required("surely_absent", "finetune", "Fine-tuning"):
     ...     import surely_absent
     Traceback (most recent call last):
-    featx.errors.MissingPackageError: Fine-tuning needs the package surely_absent, which is not installed; run: pip install 'featx[finetune]'
-    """  # noqa: E501 - the line of an error is one line
+    featx.errors.MissingPackageError: Fine-tuning needs the package surely_absent, which is not ...
+    """
     try:
         yield
     except ImportError as error:
