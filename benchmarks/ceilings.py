@@ -9,8 +9,8 @@ import torch
 from peers import BATCH_SIZE, LeftOut, Normalise, Setting
 from torch import nn
 
-from featx.images.decode import decode_content
-from featx.images.sources import read_content
+from featx._images.decode import decode_content
+from featx._images.sources import read_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from peers import Embed
 
-    from featx.images.preprocess import Preprocessing
+    from featx._images.preprocess import Preprocessing
 
 
 def batch_size_of(setting: Setting) -> int:

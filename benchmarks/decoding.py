@@ -21,10 +21,10 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from featx.images.decode import decode_content
-from featx.images.preprocess import Preprocessing
-from featx.images.silence import warnings_silenced
-from featx.images.sources import find_images, read_content
+from featx._images.decode import decode_content
+from featx._images.preprocess import Preprocessing
+from featx._images.silence import warnings_silenced
+from featx._images.sources import find_images, read_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable

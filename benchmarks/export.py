@@ -26,9 +26,9 @@ import xxhash
 from pyarrow import parquet as pq
 
 from featx import ImageEmbedder, export_embeddings
-from featx.extraction.extractor import Extraction
-from featx.store.parquet_columns import embedding_type
-from featx.store.parquet_files import as_metadata, rows_of_a_group, writer_options
+from featx._extraction.extractor import Extraction
+from featx._parquet.columns import embedding_type
+from featx._parquet.files import as_metadata, rows_of_a_group, writer_options
 
 DIMENSION = 1280
 WAYS = ("bare", "bare + fsync", "file", "dataset")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from featx.images.preprocess import Preprocessing
+    from featx._images.preprocess import Preprocessing
 
     Embed = Callable[[list[str]], np.ndarray | None]
 

@@ -26,9 +26,9 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from featx import ImageEmbedder, load_backbone, load_image_folder
-from featx.selection.heads import choose_heads
-from featx.selection.ranking import SCORES, rank_backbones
-from featx.selection.transferability import (
+from featx._selection.heads import choose_heads
+from featx._selection.ranking import SCORES, rank_backbones
+from featx._selection.transferability import (
     h_score,
     linear_probe_score,
     log_me,

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from featx import ImageEmbedder, export_embeddings
-from featx.images.folders import find_images
+from featx._images.folders import find_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from featx.extraction.extractor import Extraction, Extractor
+    from featx._extraction.extractor import Extraction, Extractor
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "cifar10-sample" / "test"
 FIRST_IMAGES = 1000

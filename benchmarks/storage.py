@@ -38,7 +38,7 @@ from PIL import Image, ImageOps
 from sklearn.base import clone
 
 from featx import EmbeddingCache, ImageEmbedder, load_image_folder
-from featx.images.digest import digest_content
+from featx._images.digest import digest_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,7 +254,7 @@ def timed_search(cache: Path, head: str, over: str) -> dict[str, float]:
     from sklearn.pipeline import make_pipeline
     from threadpoolctl import threadpool_limits
 
-    from featx.selection.heads import choose_heads
+    from featx._selection.heads import choose_heads
 
     (chosen,) = choose_heads([head], 0)
     photos = load_image_folder(cache / "images")

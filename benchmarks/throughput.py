@@ -49,8 +49,8 @@ from ceilings import (
 from peers import PEERS, LeftOut, Setting, count_loader_workers
 
 from featx import ImageEmbedder
-from featx.errors import InputError
-from featx.images.folders import find_images
+from featx._errors import InputError
+from featx._images.folders import find_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable

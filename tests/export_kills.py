@@ -21,8 +21,8 @@ import numpy as np
 from pyarrow import parquet as pq
 
 from featx import ImageEmbedder, export_embeddings, read_embeddings
-from featx.export import request, runs
-from featx.store import parquet_files
+from featx._export import request, runs
+from featx._store import parquet_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from featx import ImageEmbedder
-from featx.errors import DecodeFailure, ImageDecodeError
-from featx.extraction.extractor import Extraction
-from featx.images.digest import digest_content
-from featx.images.sources import describe_item, read_content
+from featx._errors import DecodeFailure, ImageDecodeError
+from featx._extraction.extractor import Extraction
+from featx._images.digest import digest_content
+from featx._images.sources import describe_item, read_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

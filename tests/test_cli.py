@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from featx import cli, load_model, read_embeddings
+from featx import _cli as cli
+from featx import load_model, read_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -270,7 +271,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     folder = make_image_folder({"red": 6, "green": 6})
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("featx.embedder.ImageEmbedder.extract", None)
+    monkeypatch.setattr("featx._embedder.ImageEmbedder.extract", None)
     for command in (
         ("select", folder, "--out", tmp_path / "file"),
         ("select", folder, "--out", tmp_path / "file" / "run"),
@@ -445,7 +446,7 @@ def test_predict_refuses_what_is_no_model(
 def test_the_installed_command_is_quiet_in_a_pipe_and_fails_without_a_traceback(
     make_image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", "from featx.cli import main; main()"]
+    command = [sys.executable, "-c", "from featx._cli import main; main()"]
     images = make_image_folder({"red": 2})
     out = tmp_path / "photos.parquet"
     done = subprocess.run(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import typer.testing
 
-from featx.cli.cache import app, format_bytes, parse_size
-from featx.errors import InputError
-from featx.store.cache import EmbeddingCache
+from featx._cli.cache import app, format_bytes, parse_size
+from featx._errors import InputError
+from featx._store.cache import EmbeddingCache
 
 if TYPE_CHECKING:
     from pathlib import Path

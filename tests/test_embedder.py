@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featx import ImageDecodeError, ImageDecodeWarning, ImageEmbedder, load_image_folder
-from featx.errors import FeatxError, InputError, StaleEmbedderError
+from featx._errors import FeatxError, InputError, StaleEmbedderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,7 +325,7 @@ def test_a_fault_of_our_own_is_never_recorded_as_a_bad_image(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("featx.images.preprocess.Preprocessing.views", fail)
+    monkeypatch.setattr("featx._images.preprocess.Preprocessing.views", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         ImageEmbedder(**TINY, on_error="nan").transform(photos.paths)
 

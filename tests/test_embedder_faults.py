@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder, load_image_folder
-from featx.errors import ImageDecodeError, WeightsError
-from featx.extraction import contents
-from featx.extraction.onnx_runtime import OnnxRuntime
-from featx.store import memo as memo_module
+from featx._errors import ImageDecodeError, WeightsError
+from featx._extraction import contents
+from featx._extraction.onnx_runtime import OnnxRuntime
+from featx._store import memo as memo_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable

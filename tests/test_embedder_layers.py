@@ -20,9 +20,9 @@ from featx import (
     load_image_folder,
     save_model,
 )
-from featx.errors import InputError
-from featx.extraction.graphs import export_onnx
-from featx.extraction.onnx_runtime import OnnxRuntime
+from featx._errors import InputError
+from featx._extraction.graphs import export_onnx
+from featx._extraction.onnx_runtime import OnnxRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,7 +229,7 @@ def test_a_search_over_layers_exports_the_network_once(
         exports.append(rows)
         return export_onnx(network, rows, side)
 
-    monkeypatch.setattr("featx.extraction.graphs.export_onnx", counted)
+    monkeypatch.setattr("featx._extraction.graphs.export_onnx", counted)
     # Fresh weights: nothing of them is open or kept from another test.
     backbone = FrozenBackbone(load_backbone("timm/test_efficientnet", weights=None).module)
     search = head_search(

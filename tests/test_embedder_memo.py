@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from featx import EmbeddingCache, ImageEmbedder, load_image_folder
-from featx.extraction import contents
-from featx.images.digest import digest_content
-from featx.store import memo as memo_module
-from featx.store.memo import StatMemo
+from featx._extraction import contents
+from featx._images.digest import digest_content
+from featx._store import memo as memo_module
+from featx._store.memo import StatMemo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ def test_without_a_cache_there_is_no_memo(photos: Bunch, private_cache: Path) ->
 
 
 def test_many_windows_give_the_rows_of_one(photos: Bunch, monkeypatch: pytest.MonkeyPatch) -> None:
-    from featx.extraction import extractor
+    from featx._extraction import extractor
 
     paths = [*photos.paths, *photos.paths[:5]]
     expected = ImageEmbedder(**TINY, cache=None).transform(paths)

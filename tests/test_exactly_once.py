@@ -19,8 +19,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featx import ImageEmbedder, head_search, load_image_folder
-from featx.extraction.onnx_runtime import OnnxRuntime
-from featx.selection.selection import select_model
+from featx._extraction.onnx_runtime import OnnxRuntime
+from featx._selection.selection import select_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,7 +236,7 @@ def test_a_cache_that_cannot_be_used_costs_a_warning_and_no_row(
     photos = load_image_folder(make_image_folder({"red": 3}))
     blocked = tmp_path / "a-file"
     blocked.write_text("where the folder should be")
-    from featx.errors import CacheWarning
+    from featx._errors import CacheWarning
 
     with pytest.warns(CacheWarning):
         embeddings = ImageEmbedder(**TINY, cache=blocked).transform(photos.paths)

@@ -14,11 +14,11 @@ from export_trial import BROKEN, DIMENSION, HashEmbedder, vector_of, write_image
 from pyarrow import parquet as pq
 
 from featx import ImageEmbedder, export_embeddings, read_embeddings
-from featx.errors import ImageDecodeError, InputError
-from featx.export import request as request_module
-from featx.images.digest import digest_content
-from featx.store import parquet_files
-from featx.store.locks import LockedFile
+from featx._errors import ImageDecodeError, InputError
+from featx._export import request as request_module
+from featx._images.digest import digest_content
+from featx._store import parquet_files
+from featx._store.locks import LockedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of 4 images, row groups of 3 rows, parts of 24 rows."""
     monkeypatch.setattr(request_module, "WINDOW_ROWS", 4)
-    monkeypatch.setattr("featx.export.runs.WINDOW_ROWS", 4)
+    monkeypatch.setattr("featx._export.runs.WINDOW_ROWS", 4)
     monkeypatch.setattr(parquet_files, "_ROW_GROUP_BYTES", 3 * 4 * DIMENSION)
     monkeypatch.setattr(HashEmbedder, "computed", [])
 

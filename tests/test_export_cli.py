@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from featx import cli, read_embeddings
-from featx.errors import InputError
+from featx import _cli as cli
+from featx import read_embeddings
+from featx._errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

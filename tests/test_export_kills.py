@@ -11,7 +11,7 @@ import pytest
 from export_trial import HashEmbedder, write_images
 
 from featx import export_embeddings, read_embeddings
-from featx.errors import SchemaError
+from featx._errors import SchemaError
 
 SCRIPT = Path(__file__).with_name("export_kills.py")
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from pyarrow import parquet as pq
 
 from featx import ImageEmbedder, export_embeddings, read_embeddings
-from featx.errors import ImageDecodeError, InputError
-from featx.export import request as request_module
-from featx.export import runs as runs_module
-from featx.images.digest import digest_content
-from featx.store import parquet_files
+from featx._errors import ImageDecodeError, InputError
+from featx._export import request as request_module
+from featx._export import runs as runs_module
+from featx._images.digest import digest_content
+from featx._store import parquet_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from featx.export import ExportSummary
+    from featx._export import ExportSummary
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +182,7 @@ def test_vectors_move_with_their_content_to_another_path(photos: list[str], tmp_
 def test_a_dataset_that_was_cut_short_goes_on_to_the_same_parts(
     photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featx.export.parts._GROUPS_OF_A_PART", 2)
+    monkeypatch.setattr("featx._export.parts._GROUPS_OF_A_PART", 2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for out in (whole, cut):
         assert len(run(photos, out).files) == 5

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from featx import ImageEmbedder, load_backbone
-from featx.extraction.plan import plan_execution
-from featx.extraction.precision import draw_pictures, least_cosine
-from featx.extraction.runtime import open_runtime
+from featx._extraction.plan import plan_execution
+from featx._extraction.precision import draw_pictures, least_cosine
+from featx._extraction.runtime import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

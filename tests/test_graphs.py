@@ -9,10 +9,10 @@ import pytest
 from torch import nn
 
 from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder
-from featx.extraction import graphs as exported_graphs
-from featx.extraction import runtime
-from featx.store import graphs as graphs_module
-from featx.store.graphs import GraphStore
+from featx._extraction import graphs as exported_graphs
+from featx._extraction import runtime
+from featx._store import graphs as graphs_module
+from featx._store.graphs import GraphStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,9 +24,9 @@ def loaded_after(code: str) -> set[str]:
         "import featx",
         "import featx; dir(featx)",
         "import sys; sys.argv = ['featx', '--help']\n"
-        "from featx.cli import main\ntry: main()\nexcept SystemExit: pass",
+        "from featx._cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['featx', 'select', '--help']\n"
-        "from featx.cli import main\ntry: main()\nexcept SystemExit: pass",
+        "from featx._cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )
 def test_neither_torch_nor_pandas_nor_scikit_learn_is_loaded(code: str) -> None:

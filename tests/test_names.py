@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx import ImageEmbedder, cli, load_image_folder, read_embeddings
+from featx import ImageEmbedder, load_image_folder, read_embeddings
+from featx import _cli as cli
 
 NAMES = [
     b"plain.png",

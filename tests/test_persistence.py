@@ -28,7 +28,7 @@ from featx import (
     load_model,
     save_model,
 )
-from featx.errors import FeatxError, InputError, SchemaError, UntrustedModelError
+from featx._errors import FeatxError, InputError, SchemaError, UntrustedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

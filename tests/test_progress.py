@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featx import ImageEmbedder
-from featx.progress import progress_bar
+from featx._progress import progress_bar
 
 if TYPE_CHECKING:
     from pathlib import Path

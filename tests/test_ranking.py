@@ -23,17 +23,17 @@ from torch import nn
 from typer.testing import CliRunner
 
 from featx import FrozenBackbone, ImageEmbedder, load_backbone, load_image_folder
-from featx.cli.rank import rank
-from featx.errors import FeatxError, ImageDecodeError, ImageDecodeWarning, InputError, WeightsError
-from featx.extraction import graphs as exported_graphs
-from featx.extraction import runtime
-from featx.extraction.onnx_runtime import OnnxRuntime
-from featx.images.decode import decode_content
-from featx.selection import timing
-from featx.selection.ranking import DEFAULT_SCORES, order_by_rank, rank_backbones
-from featx.selection.source_classifier import find_source_classifier
-from featx.selection.timing import seconds_per_image
-from featx.selection.transferability import leep, log_me
+from featx._cli.rank import rank
+from featx._errors import FeatxError, ImageDecodeError, ImageDecodeWarning, InputError, WeightsError
+from featx._extraction import graphs as exported_graphs
+from featx._extraction import runtime
+from featx._extraction.onnx_runtime import OnnxRuntime
+from featx._images.decode import decode_content
+from featx._selection import timing
+from featx._selection.ranking import DEFAULT_SCORES, order_by_rank, rank_backbones
+from featx._selection.source_classifier import find_source_classifier
+from featx._selection.timing import seconds_per_image
+from featx._selection.transferability import leep, log_me
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,13 +21,13 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from featx import FrozenBackbone, ImageEmbedder, Preprocessing, load_backbone
-from featx.errors import InputError, PrecisionWarning, RuntimeFallbackWarning
-from featx.extraction import plan as plans
-from featx.extraction import torch_runtime
-from featx.extraction.folding import fold_batch_norms
-from featx.extraction.plan import ExecutionPlan, plan_execution
-from featx.extraction.precision import draw_pictures, least_cosine
-from featx.extraction.runtime import open_runtime
+from featx._errors import InputError, PrecisionWarning, RuntimeFallbackWarning
+from featx._extraction import plan as plans
+from featx._extraction import torch_runtime
+from featx._extraction.folding import fold_batch_norms
+from featx._extraction.plan import ExecutionPlan, plan_execution
+from featx._extraction.precision import draw_pictures, least_cosine
+from featx._extraction.runtime import open_runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -436,7 +436,7 @@ def test_the_batch_on_a_gpu_goes_by_its_memory_and_the_size_of_the_images(
 def test_what_is_said_of_a_packaged_network_is_what_it_is(
     name: str, image_size: int | None
 ) -> None:
-    from featx.backbones.providers import _find_network
+    from featx._backbones.providers import _find_network
 
     backbone = load_backbone(name, image_size=image_size)
     network = _find_network(name, image_size)

@@ -16,10 +16,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from featx import ImageEmbedder, head_search, load_image_folder, load_model
-from featx.errors import InputError
-from featx.prediction import predict_images
-from featx.selection.heads import choose_heads, head_name, make_heads
-from featx.selection.selection import HeldOutScore, select_model
+from featx._errors import InputError
+from featx._prediction import predict_images
+from featx._selection.heads import choose_heads, head_name, make_heads
+from featx._selection.selection import HeldOutScore, select_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

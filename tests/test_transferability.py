@@ -16,10 +16,10 @@ from sklearn.metrics import mutual_info_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from featx.errors import InputError
-from featx.selection.evidence import maximum_log_evidence
-from featx.selection.projection import project_targets
-from featx.selection.transferability import (
+from featx._errors import InputError
+from featx._selection.evidence import maximum_log_evidence
+from featx._selection.projection import project_targets
+from featx._selection.transferability import (
     h_score,
     leep,
     linear_probe_score,

@@ -7,6 +7,6 @@ images. These are its checks of transformers with images as input, and some that
 
 from __future__ import annotations
 
-from featx.testing.suite import CheckResult, check_image_transformer, image_transformer_checks
+from featx.testing._suite import CheckResult, check_image_transformer, image_transformer_checks
 
 __all__ = ["CheckResult", "check_image_transformer", "image_transformer_checks"]

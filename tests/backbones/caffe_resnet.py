@@ -8,8 +8,8 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from featx.backbones.frozen import FrozenBackbone
-from featx.images.preprocess import Preprocessing
+from featx._backbones.frozen import FrozenBackbone
+from featx._images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,9 +1,9 @@
 """Measure dimension, parameters and GFLOPs of every catalogued network, without its weights.
 
-``python tests/backbones/make_figures.py`` writes ``featx/backbones/figures.json`` for the installed
-versions of torchvision and timm (a quarter of an hour on one core). timm's networks are built on
-torch's meta device, so nothing is downloaded and nothing is computed; torchvision publishes all but
-the dimension itself. A figure that cannot be had this way is null.
+``python tests/backbones/make_figures.py`` writes ``featx/_backbones/figures.json`` for the
+installed versions of torchvision and timm (a quarter of an hour on one core). timm's networks are
+built on torch's meta device, so nothing is downloaded and nothing is computed; torchvision
+publishes all but the dimension itself. A figure that cannot be had this way is null.
 """
 
 from __future__ import annotations

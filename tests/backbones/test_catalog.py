@@ -21,7 +21,7 @@ from weights_files import (
 )
 
 from featx import ImageEmbedder, list_backbones, load_backbone
-from featx.cli.backbones import app
+from featx._cli.backbones import app
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,13 @@ import torchvision
 from PIL import Image, ImageOps
 from torch import nn
 
-from featx.backbones.providers import load_backbone
-from featx.images.decode import decode_content
+from featx._backbones.providers import load_backbone
+from featx._images.decode import decode_content
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from featx.backbones.frozen import FrozenBackbone
+    from featx._backbones.frozen import FrozenBackbone
 
 QUICK = [
     "timm/test_vit",

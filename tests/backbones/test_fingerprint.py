@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from featx.backbones import frozen
-from featx.backbones.frozen import FrozenBackbone
-from featx.backbones.taps import Tap
-from featx.errors import InputError
-from featx.images import preprocess
-from featx.images.preprocess import Preprocessing
+from featx._backbones import frozen
+from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.taps import Tap
+from featx._errors import InputError
+from featx._images import preprocess
+from featx._images.preprocess import Preprocessing
 
 RECIPE = Preprocessing(32, 40, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TAP = Tap("penultimate", "avg")

@@ -18,11 +18,11 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from featx.backbones.frozen import FrozenBackbone
-from featx.backbones.inspecting import inspecting
-from featx.backbones.taps import Tap
-from featx.errors import InputError
-from featx.images.preprocess import Preprocessing
+from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.inspecting import inspecting
+from featx._backbones.taps import Tap
+from featx._errors import InputError
+from featx._images.preprocess import Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 SMALL = Preprocessing(32, 32, "bilinear", HALF, HALF)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from featx.backbones.pooling import POOLINGS, Layout, check_pooling, find_layout, pool, to_map
-from featx.errors import InputError
+from featx._backbones.pooling import POOLINGS, Layout, check_pooling, find_layout, pool, to_map
+from featx._errors import InputError
 
 MAP = Layout("map")
 

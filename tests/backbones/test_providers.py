@@ -31,13 +31,13 @@ from weights_files import (
 )
 
 from featx import ImageEmbedder, load_backbone
-from featx.backbones import providers, timm_networks
-from featx.backbones.fitting import check_finite
-from featx.backbones.providers import load_reference
-from featx.backbones.reference import BackboneReference
-from featx.backbones.torchvision_networks import find_torchvision_network, torchvision_names
-from featx.cli.backbones import app
-from featx.errors import InputError, WeightsError
+from featx._backbones import providers, timm_networks
+from featx._backbones.fitting import check_finite
+from featx._backbones.providers import load_reference
+from featx._backbones.reference import BackboneReference
+from featx._backbones.torchvision_networks import find_torchvision_network, torchvision_names
+from featx._cli.backbones import app
+from featx._errors import InputError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

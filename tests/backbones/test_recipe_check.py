@@ -10,12 +10,12 @@ import torch
 from caffe_resnet import CAFFE, caffe_resnet50
 from torch import nn
 
-from featx.backbones.frozen import IMAGENET_RECIPE, FrozenBackbone
-from featx.backbones.providers import load_backbone
-from featx.backbones.recipe_check import check_recipe
-from featx.errors import InputError
-from featx.images.decode import decode_content
-from featx.images.preprocess import Preprocessing
+from featx._backbones.frozen import IMAGENET_RECIPE, FrozenBackbone
+from featx._backbones.providers import load_backbone
+from featx._backbones.recipe_check import check_recipe
+from featx._errors import InputError
+from featx._images.decode import decode_content
+from featx._images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from weights_files import (
 )
 
 from featx import load_backbone
-from featx.errors import WeightsError
+from featx._errors import WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,8 +133,8 @@ def test_a_tampered_byte_is_refused_where_the_digest_is_known(suffix: str, tmp_p
 def test_a_tampered_byte_of_a_packaged_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featx.backbones.catalog import PACKAGED
-    from featx.backbones.downloads import PackagedWeights
+    from featx._backbones.catalog import PACKAGED
+    from featx._backbones.downloads import PackagedWeights
 
     packaged = PACKAGED["efficientnet_lite0"].published
     original = packaged.find()

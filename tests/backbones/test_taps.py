@@ -14,11 +14,11 @@ import torch
 import torchvision
 from torch import nn
 
-from featx.backbones.frozen import FrozenBackbone
-from featx.backbones.taps import Tap
-from featx.errors import InputError
-from featx.images.preprocess import Preprocessing
-from featx.images.silence import warnings_silenced
+from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.taps import Tap
+from featx._errors import InputError
+from featx._images.preprocess import Preprocessing
+from featx._images.silence import warnings_silenced
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from featx.errors import ImageDecodeError, InputError
-from featx.images.decode import decode_content
-from featx.images.preprocess import VIEWS, Preprocessing, count_views
+from featx._errors import ImageDecodeError, InputError
+from featx._images.decode import decode_content
+from featx._images.preprocess import VIEWS, Preprocessing, count_views
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from weights_files import sha256, timm_tensors, torchvision_tensors
 
 from featx import ImageEmbedder, load_backbone
-from featx.errors import InputError, WeightsError
+from featx._errors import InputError, WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from featx.cli.compare import compare
-from featx.errors import ImageDecodeError, InputError
+from featx._cli.compare import compare
+from featx._errors import ImageDecodeError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

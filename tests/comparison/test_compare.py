@@ -15,18 +15,18 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
 from featx import FineTunedClassifier, ImageEmbedder, compare_strategies, load_image_folder
-from featx.comparison.splits import make_splits, split_folds
-from featx.errors import ImageDecodeError, ImageDecodeWarning, InputError
-from featx.extraction.torch_runtime import TorchRuntime
-from featx.selection.heads import choose_heads
-from featx.selection.labels import encode_labels
+from featx._comparison.splits import make_splits, split_folds
+from featx._errors import ImageDecodeError, ImageDecodeWarning, InputError
+from featx._extraction.torch_runtime import TorchRuntime
+from featx._selection.heads import choose_heads
+from featx._selection.labels import encode_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sklearn.utils import Bunch
 
-    from featx.comparison.comparison import Comparison
+    from featx._comparison.comparison import Comparison
 
 TINY: dict[str, Any] = {
     "backbone": "timm/test_efficientnet",
@@ -140,7 +140,7 @@ def test_each_image_is_embedded_once(
         return run(self, pixels, lanes)
 
     # What is timed is embedded anew on purpose.
-    monkeypatch.setattr("featx.comparison.compare.seconds_per_image", lambda *_: 0.0)
+    monkeypatch.setattr("featx._comparison.compare.seconds_per_image", lambda *_: 0.0)
     monkeypatch.setattr(TorchRuntime, "run", counted)
     compare(
         photos, [*QUICK, "random_forest"], labels_per_class=[2, "all"], embedder={"cache": cache}
@@ -252,4 +252,4 @@ compare_strategies(photos.paths, photos.target, strategies="last_stage")
     folder = str(Path(photos.paths[0]).parent.parent)
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
-    assert done.stderr.splitlines()[-1].startswith("featx.errors.MissingPackageError: Fine-tuning")
+    assert done.stderr.splitlines()[-1].startswith("featx.MissingPackageError: Fine-tuning")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featx.comparison.comparison import Comparison
-from featx.comparison.intervals import accuracy_interval, difference_interval
-from featx.comparison.splits import Split
-from featx.comparison.trials import Trial
+from featx._comparison.comparison import Comparison
+from featx._comparison.intervals import accuracy_interval, difference_interval
+from featx._comparison.splits import Split
+from featx._comparison.trials import Trial
 
 
 def trial(strategy: str, hits: list[int], **params: Any) -> Trial:

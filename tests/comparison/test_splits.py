@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, RepeatedStratifiedKFold
 
-from featx.comparison.splits import check_budgets, make_splits, split_folds
-from featx.errors import InputError
+from featx._comparison.splits import check_budgets, make_splits, split_folds
+from featx._errors import InputError
 
 
 @given(

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from featx import FineTunedClassifier, FrozenBackbone, ImageEmbedder
-from featx.comparison.strategies import DEFAULT_NAMES, NAMES, Strategy, choose_strategies
-from featx.errors import InputError
+from featx._comparison.strategies import DEFAULT_NAMES, NAMES, Strategy, choose_strategies
+from featx._errors import InputError
 
 
 def choose(names: Any = "all", further: Any = None, **params: Any) -> dict[str, Strategy]:

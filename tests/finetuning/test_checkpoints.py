@@ -19,10 +19,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from training_trial import run_trial
 
-from featx.errors import InputError, SchemaError
-from featx.finetuning import training
-from featx.finetuning.checkpoints import Checkpoint, TrainingState
-from featx.finetuning.classifier import FineTunedClassifier
+from featx._errors import InputError, SchemaError
+from featx._finetuning import training
+from featx._finetuning.checkpoints import Checkpoint, TrainingState
+from featx._finetuning.classifier import FineTunedClassifier
 
 if TYPE_CHECKING:
     import torch

@@ -25,9 +25,9 @@ from torch import nn
 from torchvision.transforms import v2
 
 from featx import FrozenBackbone, ImageDecodeError, load_image_folder
-from featx.errors import InputError
-from featx.finetuning import samples
-from featx.finetuning.classifier import FineTunedClassifier
+from featx._errors import InputError
+from featx._finetuning import samples
+from featx._finetuning.classifier import FineTunedClassifier
 
 
 def fit(count: int = 12, **parameters: Any) -> FineTunedClassifier:
@@ -148,7 +148,7 @@ sys.path.insert(0, {folder!r})
 from torch import nn
 from sklearn.model_selection import GridSearchCV
 from networks import OWN, make_images
-from featx.finetuning.classifier import FineTunedClassifier
+from featx._finetuning.classifier import FineTunedClassifier
 
 class Mine(nn.Module):
     def __init__(self):
@@ -215,7 +215,7 @@ def test_the_head_alone_costs_one_forward_an_image(monkeypatch: pytest.MonkeyPat
 
     decode = samples.decode_content
     monkeypatch.setattr(samples, "decode_content", count_decoded)
-    from featx.finetuning.network import FineTuningNetwork
+    from featx._finetuning.network import FineTuningNetwork
 
     forward = FineTuningNetwork.forward
     monkeypatch.setattr(FineTuningNetwork, "forward", count_forwards)

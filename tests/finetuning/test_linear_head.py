@@ -19,9 +19,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from featx import ImageEmbedder
-from featx.errors import InputError
-from featx.finetuning.classifier import FineTunedClassifier
-from featx.finetuning.linear_head import LinearHeadClassifier
+from featx._errors import InputError
+from featx._finetuning.classifier import FineTunedClassifier
+from featx._finetuning.linear_head import LinearHeadClassifier
 
 
 @parametrize_with_checks(
@@ -89,7 +89,7 @@ def test_it_is_written_to_a_model_file_without_code() -> None:
     X, y = load_digits(return_X_y=True)
     head = LinearHeadClassifier(epochs=1, device="cpu", hidden_layer_sizes=(5,)).fit(X, y)
     data = skops.io.dumps(head)
-    own = "featx.finetuning.linear_head.LinearHeadClassifier"
+    own = "featx.LinearHeadClassifier"
     assert skops.io.get_untrusted_types(data=data) == [own]
     same = skops.io.loads(data, trusted=[own])
     assert same.predict_proba(X).tobytes() == head.predict_proba(X).tobytes()

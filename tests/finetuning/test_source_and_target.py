@@ -15,8 +15,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from featx import FrozenBackbone, ImageEmbedder, load_backbone
-from featx.errors import InputError
-from featx.finetuning.classifier import FineTunedClassifier
+from featx._errors import InputError
+from featx._finetuning.classifier import FineTunedClassifier
 
 if TYPE_CHECKING:
     from pathlib import Path

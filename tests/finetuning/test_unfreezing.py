@@ -15,12 +15,12 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from featx import FrozenBackbone, Preprocessing, load_backbone
-from featx.backbones.probe import probe_network
-from featx.errors import InputError
-from featx.finetuning.assembly import assemble_network
-from featx.finetuning.classifier import FineTunedClassifier
-from featx.finetuning.heads import locate_classifier
-from featx.finetuning.unfreezing import list_stages, modules_to_train
+from featx._backbones.probe import probe_network
+from featx._errors import InputError
+from featx._finetuning.assembly import assemble_network
+from featx._finetuning.classifier import FineTunedClassifier
+from featx._finetuning.heads import locate_classifier
+from featx._finetuning.unfreezing import list_stages, modules_to_train
 
 BLOCKS = [f"blocks.{number}" for number in range(5)]
 

@@ -11,8 +11,8 @@ import torch
 from networks import NAMED, OWN, make_images
 from safetensors.torch import save_file
 
-from featx.errors import InputError, SchemaError, WeightsError
-from featx.finetuning.classifier import FineTunedClassifier
+from featx._errors import InputError, SchemaError, WeightsError
+from featx._finetuning.classifier import FineTunedClassifier
 
 if TYPE_CHECKING:
     from pathlib import Path

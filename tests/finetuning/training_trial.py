@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from networks import OWN, make_images, tensors_of
 
-from featx.finetuning.classifier import FineTunedClassifier
+from featx._finetuning.classifier import FineTunedClassifier
 
 if TYPE_CHECKING:
     import os

@@ -178,7 +178,7 @@ def _main() -> None:
         importlib.import_module(module)
     baseline = _resident_mb()
     if forks:
-        importlib.import_module("featx.images.decode")
+        importlib.import_module("featx._images.decode")
     faulthandler.enable()
     for job in sys.stdin.read().split("\n"):
         print(json.dumps({"name": job}), flush=True)
@@ -192,9 +192,9 @@ def _main() -> None:
 
 
 def _try(job: str, seconds_each: float, baseline: float) -> None:
-    from featx.errors import ImageDecodeError
-    from featx.images.decode import decode_content
-    from featx.images.sources import read_content
+    from featx._errors import ImageDecodeError
+    from featx._images.decode import decode_content
+    from featx._images.sources import read_content
 
     item = mutated_file(int(job.removeprefix(_SEED))) if job.startswith(_SEED) else job
     faulthandler.dump_traceback_later(seconds_each, exit=True)

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from featx.errors import ImageDecodeError, InputError
-from featx.images.archives import list_members, open_archive, split_archive_path
-from featx.images.folders import find_images, load_image_folder
-from featx.images.manifests import load_manifest
-from featx.images.sources import read_content
+from featx._errors import ImageDecodeError, InputError
+from featx._images.archives import list_members, open_archive, split_archive_path
+from featx._images.folders import find_images, load_image_folder
+from featx._images.manifests import load_manifest
+from featx._images.sources import read_content
 
 FILES = {
     "cat/1.png": b"cat one",
@@ -170,9 +170,9 @@ def test_a_member_above_the_limit_of_bytes_is_refused_unread(
 ) -> None:
     path = make_zip(tmp_path / "bomb.zip", {"zeros.png": bytes(50_000_000)})
     assert path.stat().st_size < 100_000
-    from featx.images.archives import read_member
+    from featx._images.archives import read_member
 
-    monkeypatch.setattr("featx.images.archives.ZipArchive.read", None)
+    monkeypatch.setattr("featx._images.archives.ZipArchive.read", None)
     with pytest.raises(ImageDecodeError, match="50,000,000 bytes are more than the limit"):
         read_member(str(path), "zeros.png", "zeros.png", max_bytes=1_000_000)
 

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
 
-from featx.errors import ImageDecodeError
-from featx.images.decode import decode_content
-from featx.images.silence import _SilencedWarning
-from featx.images.sources import read_content
+from featx._errors import ImageDecodeError
+from featx._images.decode import decode_content
+from featx._images.silence import _SilencedWarning
+from featx._images.sources import read_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,7 +213,7 @@ CALLS = {
     "PIL.Image.alpha_composite": encode(PHOTO.convert("RGBA"), "PNG"),
     "PIL.Image.Image.tobytes": DEEP,
     "PIL.JpegImagePlugin.JpegImageFile._open": ODD_JPEG,
-    "featx.images.decode.decode_jpeg": JPEG,
+    "featx._images.decode.decode_jpeg": JPEG,
 }
 ERRORS = (
     OSError("cannot read"),
@@ -294,19 +294,19 @@ def test_an_interrupt_is_no_bad_image(call: str, error: BaseException, broken: A
 @pytest.mark.parametrize(
     ("function", "content"),
     [
-        ("featx.images.pixels.turn_upright", PNG),
-        ("featx.images.pixels.exif_orientation", PNG),
-        ("featx.images.pixels.integer_scale", PNG),
-        ("featx.images.pixels.gray_of_integers", DEEP),
-        ("featx.images.pixels._gray_to_rgb", DEEP),
-        ("featx.images.decode.turn_upright", JPEG),
-        ("featx.images.decode.orientation_in", JPEG),
-        ("featx.images.decode.read_jpeg_header", JPEG),
-        ("featx.images.decode.pixels_from_pillow", PNG),
-        ("featx.images.decode.pixels_from_array", smooth()),
-        ("featx.images.decode.why_unknown", b"no image"),
-        ("featx.images.decode.is_heic", PNG),
-        ("featx.images.limits.Limits.check_pixels", JPEG),
+        ("featx._images.pixels.turn_upright", PNG),
+        ("featx._images.pixels.exif_orientation", PNG),
+        ("featx._images.pixels.integer_scale", PNG),
+        ("featx._images.pixels.gray_of_integers", DEEP),
+        ("featx._images.pixels._gray_to_rgb", DEEP),
+        ("featx._images.decode.turn_upright", JPEG),
+        ("featx._images.decode.orientation_in", JPEG),
+        ("featx._images.decode.read_jpeg_header", JPEG),
+        ("featx._images.decode.pixels_from_pillow", PNG),
+        ("featx._images.decode.pixels_from_array", smooth()),
+        ("featx._images.decode.why_unknown", b"no image"),
+        ("featx._images.decode.is_heic", PNG),
+        ("featx._images.limits.Limits.check_pixels", JPEG),
     ],
 )
 @pytest.mark.parametrize("error", [ValueError("ours"), OSError("ours"), KeyError("ours")], ids=repr)
@@ -347,7 +347,7 @@ def test_the_first_images_of_a_process_are_decoded_in_many_threads_at_once(
         import sys, threading
         from concurrent.futures import ThreadPoolExecutor
         from pathlib import Path
-        from featx.images.decode import decode_content
+        from featx._images.decode import decode_content
         from PIL import Image
 
         content = Path(sys.argv[1]).read_bytes()

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
-from featx.errors import ImageDecodeError
-from featx.images.decode import decode_content
-from featx.images.jpeg import read_jpeg_header
-from featx.images.preprocess import Preprocessing
-from featx.images.sources import read_content
+from featx._errors import ImageDecodeError
+from featx._images.decode import decode_content
+from featx._images.jpeg import read_jpeg_header
+from featx._images.preprocess import Preprocessing
+from featx._images.sources import read_content
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from featx.images.digest import digest_content
+from featx._images.digest import digest_content
 
 arrays = npst.arrays(
     st.sampled_from(["u1", "<f4", "<f8", ">f4", "<f2"]),
@@ -68,7 +68,7 @@ def test_a_digest_is_16_bytes_and_repeats(content: bytes) -> None:
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
 def test_digests_are_the_same_in_every_process(hash_seed: str) -> None:
     program = (
-        "import numpy as np; from featx.images.digest import digest_content as d;"
+        "import numpy as np; from featx._images.digest import digest_content as d;"
         "print(d(b'featx').hex(), d(np.arange(12, dtype='u1').reshape(2, 2, 3)).hex())"
     )
     printed = subprocess.run(

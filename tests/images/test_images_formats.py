@@ -15,9 +15,9 @@ import pytest
 from decoding_trials import REFERENCES
 from PIL import Image, ImageOps, features
 
-from featx.errors import ImageDecodeError
-from featx.images.decode import decode_content
-from featx.images.sources import read_content
+from featx._errors import ImageDecodeError
+from featx._images.decode import decode_content
+from featx._images.sources import read_content
 
 if TYPE_CHECKING:
     from pathlib import Path

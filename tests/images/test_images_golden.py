@@ -9,8 +9,8 @@ import pytest
 import xxhash
 from PIL import Image
 
-from featx.images.decode import decode_content
-from featx.images.preprocess import PIXELS_VERSION
+from featx._images.decode import decode_content
+from featx._images.preprocess import PIXELS_VERSION
 
 # The digest of the decoded pixels of each mode, as a PNG of a picture that is made below.
 GOLDEN = {

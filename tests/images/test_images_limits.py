@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from featx.errors import ImageDecodeError, InputError
-from featx.images.decode import decode_content
-from featx.images.limits import Limits
-from featx.images.sources import read_content
-from featx.images.webp import webp_size
+from featx._errors import ImageDecodeError, InputError
+from featx._images.decode import decode_content
+from featx._images.limits import Limits
+from featx._images.sources import read_content
+from featx._images.webp import webp_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

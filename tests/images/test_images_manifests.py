@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featx.errors import InputError
-from featx.images.sources import load_manifest
+from featx._errors import InputError
+from featx._images.sources import load_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,10 +17,10 @@ from timm.data import create_transform
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from featx.errors import ImageDecodeError, InputError
-from featx.images import preprocess
-from featx.images.decode import decode_content
-from featx.images.preprocess import Preprocessing
+from featx._errors import ImageDecodeError, InputError
+from featx._images import preprocess
+from featx._images.decode import decode_content
+from featx._images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from featx.images.silence import _SilencedWarning, warnings_silenced
+from featx._images.silence import _SilencedWarning, warnings_silenced
 
 
 @pytest.mark.parametrize("action", ["error", "always", "default", "ignore"])
@@ -73,7 +73,7 @@ def test_one_thread_finds_its_filters_as_they_were() -> None:
     # In a process of its own: the threads that other tests leave alive keep the filter.
     code = """
 import threading, warnings
-from featx.images.silence import _SilencedWarning, warnings_silenced
+from featx._images.silence import _SilencedWarning, warnings_silenced
 filters, before = warnings.filters, list(warnings.filters)
 with warnings_silenced(), warnings_silenced():
     assert list(warnings.filters) != before

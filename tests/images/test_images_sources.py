@@ -19,10 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from featx.errors import ImageDecodeError, InputError
-from featx.images import sources
-from featx.images.decode import decode_content
-from featx.images.sources import as_image_list, describe_item, read_content
+from featx._errors import ImageDecodeError, InputError
+from featx._images import sources
+from featx._images.decode import decode_content
+from featx._images.sources import as_image_list, describe_item, read_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -383,7 +383,7 @@ def test_a_pil_image_that_was_opened_from_a_file_is_called_by_its_path(tmp_path:
 def test_listing_images_loads_neither_torch_nor_a_dataframe_library(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"content")
     program = (
-        "import sys; from featx.images.sources import as_image_list, find_images, read_content;"
+        "import sys; from featx._images.sources import as_image_list, find_images, read_content;"
         f"items = as_image_list(find_images({str(tmp_path)!r})[0]);"
         "assert read_content(items[0]) == b'content';"
         "print([name for name in ('torch', 'pandas', 'polars', 'sklearn') if name in sys.modules])"

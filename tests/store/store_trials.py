@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featx.store.cache import EmbeddingCache, EmbeddingTable
+from featx._store.cache import EmbeddingCache, EmbeddingTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

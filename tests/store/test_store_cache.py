@@ -24,11 +24,11 @@ import sklearn.base
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import featx.store
-from featx.errors import CacheWarning, InputError
-from featx.store import index as index_module
-from featx.store import table as table_module
-from featx.store.cache import EmbeddingCache, EmbeddingTable, open_cache
+import featx._store
+from featx._errors import CacheWarning, InputError
+from featx._store import index as index_module
+from featx._store import table as table_module
+from featx._store.cache import EmbeddingCache, EmbeddingTable, open_cache
 
 DIMENSION = 5
 
@@ -597,6 +597,6 @@ def test_warnings_turned_into_errors_leave_no_claim_behind(
 def test_shards_are_arrow_files_and_nothing_is_pickled(table: EmbeddingTable) -> None:
     store(table, digests_of(3))
     assert shard_of(table).read_bytes().startswith(b"ARROW1")
-    for path in Path(inspect.getfile(featx.store)).parent.glob("*.py"):
+    for path in Path(inspect.getfile(featx._store)).parent.glob("*.py"):
         words = set(re.findall(r"\w+", path.read_text()))
         assert not words & {"pickle", "marshal", "dill", "joblib", "eval", "exec", "allow_pickle"}

@@ -17,10 +17,10 @@ import pytest
 from pyarrow import ipc
 from store_trials import DIMENSION, digests_of, open_table, run, vectors_of
 
-from featx.errors import CacheWarning
-from featx.store.cache import EmbeddingCache
-from featx.store.locks import LockedFile
-from featx.store.session import open_session
+from featx._errors import CacheWarning
+from featx._store.cache import EmbeddingCache
+from featx._store.locks import LockedFile
+from featx._store.session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

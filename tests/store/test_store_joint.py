@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from store_trials import Scripts, digests_of, end, heard, vectors_of
 
-from featx.errors import CacheWarning, InputError
-from featx.store.cache import EmbeddingCache
-from featx.store.session import open_session
+from featx._errors import CacheWarning, InputError
+from featx._store.cache import EmbeddingCache
+from featx._store.session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from featx.store.table import EmbeddingTable
+    from featx._store.table import EmbeddingTable
 
 
 def open_tables(folder: str | os.PathLike[str], numbers: Sequence[int]) -> list[EmbeddingTable]:

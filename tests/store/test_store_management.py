@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from store_trials import DIMENSION, Scripts, digests_of, end, heard, open_table, run, vectors_of
 
-from featx.errors import InputError
-from featx.store.cache import EmbeddingCache
+from featx._errors import InputError
+from featx._store.cache import EmbeddingCache
 
 if TYPE_CHECKING:
     from pathlib import Path

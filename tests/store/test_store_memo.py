@@ -24,11 +24,11 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featx.errors import InputError
-from featx.images.archives import split_archive_path
-from featx.store import memo as memo_module
-from featx.store import memo_files
-from featx.store.memo import Observation, StatMemo
+from featx._errors import InputError
+from featx._images.archives import split_archive_path
+from featx._store import memo as memo_module
+from featx._store import memo_files
+from featx._store.memo import Observation, StatMemo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -694,7 +694,7 @@ def test_processes_that_write_and_merge_at_once_lose_nothing_and_see_nothing_wro
 DIES_AT_STEP = """
 import os, sys
 from pathlib import Path
-from featx.store import memo as memo_module
+from featx._store import memo as memo_module
 
 folder, step, *names = sys.argv[1:]
 memo_module.GRANULARITY_NS = 0
@@ -753,7 +753,7 @@ def test_a_process_killed_at_any_step_of_merging_loses_no_entry(
 REMEMBERS_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from featx.store import memo as memo_module
+from featx._store import memo as memo_module
 
 memo_module.GRANULARITY_NS, memo_module.MAX_FILES = 0, 2
 memo = memo_module.StatMemo(Path(sys.argv[1]))

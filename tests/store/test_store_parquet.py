@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet as pq
 
-from featx.errors import FeatxError, InputError, SchemaError
-from featx.store import parquet_files
-from featx.store.parquet import read_embeddings, write_embeddings
+from featx._errors import FeatxError, InputError, SchemaError
+from featx._parquet.embeddings import read_embeddings, write_embeddings
+from featx._store import parquet_files
 
 # Everything but lone surrogates, which are no text: they have a test of their own.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -250,7 +250,7 @@ def test_a_kill_while_writing_leaves_the_old_file_or_the_new_one(
     code = (
         "import os, signal, sys\n"
         "import numpy as np, pathlib\n"
-        "from featx.store.parquet import write_embeddings\n"
+        "from featx._parquet.embeddings import write_embeddings\n"
         "calls = []\n"
         "def kill_at_last(*arguments):\n"
         "    calls.append(arguments)\n"

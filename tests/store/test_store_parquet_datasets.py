@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from featx import read_embeddings, write_embeddings
-from featx.errors import InputError, SchemaError
-from featx.store import parquet_files
+from featx._errors import InputError, SchemaError
+from featx._store import parquet_files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -250,7 +250,7 @@ def test_a_kill_in_the_middle_of_storing_costs_one_flush_at_most(
     tmp_path: Path, script: Scripts, moment: str
 ) -> None:
     writer = script(
-        "from featx.store.claims import ClaimFile",
+        "from featx._store.claims import ClaimFile",
         f"original, calls = {moment}, []",
         "def kill_in_the_end(*arguments):",
         "    calls.append(arguments)",

@@ -25,15 +25,15 @@ from store_trials import (
     vectors_of,
 )
 
-from featx.store import upkeep
-from featx.store.cache import EmbeddingCache
-from featx.store.locks import LockedFile
-from featx.store.upkeep import choose_to_merge, merge_shards
+from featx._store import upkeep
+from featx._store.cache import EmbeddingCache
+from featx._store.locks import LockedFile
+from featx._store.upkeep import choose_to_merge, merge_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from featx.store.table import EmbeddingTable
+    from featx._store.table import EmbeddingTable
 
 ROW_BYTES = 4 * DIMENSION + 16 + 8
 
@@ -184,7 +184,7 @@ def test_a_kill_in_the_middle_of_merging_loses_no_row(
     run(table, digests, limit=4)
     script.folder = private_cache
     merger = script(
-        "from featx.store.upkeep import merge_shards",
+        "from featx._store.upkeep import merge_shards",
         f"original, calls = {moment}, []",
         "def kill_in_the_end(*arguments, **options):",
         "    calls.append(arguments)",

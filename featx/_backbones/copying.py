@@ -1,0 +1,119 @@
+"""Copies of a network: a private one that nothing of the caller's reaches, and cheap shells."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from featx._errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def copy_frozen(module: nn.Module) -> nn.Module:
+    """Return a copy of a network that the original can no longer change, and that changes nothing.
+
+    The copy has tensors of its own, contiguous, on the CPU, in float32 where they are of floating
+    point; it is in eval mode and without gradients. Hooks are left behind, because they are the
+    observers of somebody else; those by which torch itself computes weights (``weight_norm``,
+    ``spectral_norm``, pruning) are part of the network and stay.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In any state and on any device; wrappers of ``torch.compile`` and data parallelism are
+        taken off. It is not changed.
+
+    Returns
+    -------
+    torch.nn.Module
+        The copy.
+
+    Raises
+    ------
+    InputError
+        If this is not a module, cannot be copied, or has no weights yet.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"Got a {type(module).__name__} but expected a torch.nn.Module, or the name of a "
+            "network for load_backbone"
+        )
+    module = _unwrapped(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(
+            "Got a TorchScript module, whose layers cannot be read; expected the nn.Module that "
+            "it was made of"
+        )
+    memo: dict[int, Any] = {}
+    for tensor in _tensors(module):
+        if (
+            isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+            or tensor.is_meta
+        ):
+            raise InputError(
+                f"Got a {type(module).__name__} with tensors that have no numbers yet (lazy, or on "
+                "the meta device); load its weights first"
+            )
+        memo[id(tensor)] = _detached(tensor)
+    for part in module.modules():
+        for hooks in (getattr(part, name) for name in _HOOKS):
+            memo[id(hooks)] = OrderedDict(
+                (key, hook)
+                for key, hook in hooks.items()
+                if type(hook).__module__.startswith("torch.nn.utils")
+            )
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:
+        raise InputError(
+            f"The {type(module).__name__} cannot be copied by copy.deepcopy: {error}"
+        ) from error
+    return copied.eval().requires_grad_(False)
+
+
+def share_tensors(module: nn.Module) -> nn.Module:
+    """Return a network of other module objects over the very same tensors.
+
+    What is hung on its modules is not seen by others, and it costs no memory worth naming.
+    """
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in _tensors(module)})
+
+
+def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return all parameters and buffers, those that a state dict leaves out included."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return parameters | dict(module.named_buffers(remove_duplicate=False))
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    is_parallel = isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+    inner = getattr(module, "module" if is_parallel else "_orig_mod", None)
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else module
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    for part in module.modules():
+        yield from (value for value in part._parameters.values() if value is not None)
+        yield from (value for value in part._buffers.values() if value is not None)
+        yield from (value for value in vars(part).values() if isinstance(value, torch.Tensor))
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        copied = torch.empty(
+            tensor.shape,
+            dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype,
+        ).copy_(tensor.detach())
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copied, requires_grad=False)
+    return copied

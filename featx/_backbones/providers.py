@@ -1,0 +1,354 @@
+"""Providers: from a name and a choice of weights to a loaded, frozen backbone."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import torch
+
+from featx._backbones.catalog import PACKAGED, TIMM_PREFIX, TORCHVISION_PREFIX
+from featx._backbones.deferred import DeferredBackbone
+from featx._backbones.downloads import obtain_weights
+from featx._backbones.fitting import check_finite, load_tensors
+from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.reference import BackboneReference
+from featx._backbones.weights import WeightsFile, read_checked, read_weights, tensors_sha256
+from featx._errors import InputError, WeightsError, did_you_mean
+from featx._images.preprocess import Preprocessing
+from featx._public import public
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from featx._backbones.downloads import PublishedWeights
+    from featx._backbones.named_network import NamedNetwork
+
+RANDOM_WEIGHTS_SEED = 0
+
+DEFAULT_WEIGHTS = "default"
+
+
+@public
+def load_backbone(
+    name: str = "efficientnet_lite0",
+    *,
+    weights: str | os.PathLike[str] | None = DEFAULT_WEIGHTS,
+    image_size: int | None = None,
+    download: bool = False,
+) -> FrozenBackbone:
+    """Load a network, frozen, with the recipe for images that its weights were trained with.
+
+    Parameters
+    ----------
+    name : str
+        A name of `list_backbones`: ``"efficientnet_lite0"``, ``"torchvision/resnet50"`` or
+        ``"timm/convnext_tiny"``, the latter two with the tag of their weights behind a dot, or
+        without for the default ones of torchvision or timm.
+    weights : str, path or None
+        - ``"default"``: the published weights of that name.
+        - a tag, such as ``"IMAGENET1K_V1"``: as if it stood in the name.
+        - a file of one's own, ``.safetensors`` or ``.pth`` (``.pt``, ``.bin``), which must have
+          the tensors of the architecture; those of its classifier may be absent or of other
+          classes. ``"net.safetensors#sha256=<64 digits>"`` is refused if it is another file. The
+          recipe stays that of the name.
+        - None: random ones, which are the same at every call.
+    image_size : int, optional
+        Side of the network's input in pixels; by default the one it was trained with. The image
+        is resized in the same ratio to the crop as in the network's own recipe.
+    download : bool
+        Whether published weights that are not on this machine may be downloaded, into the cache
+        of the library that publishes them. The environment variable ``FEATX_DOWNLOAD=1`` allows
+        it too.
+
+    Returns
+    -------
+    FrozenBackbone
+        The same object for the same arguments: a process holds each network once.
+
+    Raises
+    ------
+    InputError
+        When there is no such network, no such choice of weights, or no such image size.
+    WeightsError
+        When the weights are not on this machine, are not the ones that were pinned, or do not fit
+        the network.
+
+    Examples
+    --------
+    >>> from featx import load_backbone
+    >>> backbone = load_backbone("efficientnet_lite0")
+    >>> backbone.preprocessing.image_size, backbone.dimension(*backbone.taps())
+    (224, 1280)
+    """
+    if not isinstance(name, str):
+        raise InputError(f"Got backbone={name!r} but expected the name of a network")
+    size = _checked_image_size(image_size)
+    name, choice = _choose_weights(name, weights)
+    with _loading:
+        if name in PACKAGED and choice == DEFAULT_WEIGHTS:
+            file = obtain_weights(name, PACKAGED[name].published)
+            return _load_packaged(name, size, _FileVersion.of(file))
+        network = _find_network(name, size)
+        if choice is None:
+            return _load(name, size, None, None)
+        if isinstance(choice, WeightsFile):
+            return _load(name, size, choice, _FileVersion.of(choice.path))
+        file = obtain_weights(network.tagged_name, _published(network), download=download)
+        return _load(network.tagged_name, size, choice, _FileVersion.of(file))
+
+
+def load_reference(reference: BackboneReference) -> FrozenBackbone:
+    """Load the backbone that a reference names, and prove that it is the same one.
+
+    Parameters
+    ----------
+    reference : BackboneReference
+        What a `FrozenBackbone` of this or another process said of itself.
+
+    Returns
+    -------
+    FrozenBackbone
+
+    Raises
+    ------
+    InputError, WeightsError
+        As `load_backbone`; also when the weights are others than they were.
+    """
+    backbone = load_backbone(
+        reference.name, weights=reference.weights, image_size=reference.image_size
+    )
+    if backbone.weights_sha256 != reference.sha256:
+        raise WeightsError(
+            f"The weights of {reference.name} have sha256 {backbone.weights_sha256}, expected "
+            f"{reference.sha256}; they are others than when the backbone was stored: bring the "
+            "former ones back, or load the backbone anew and fit again"
+        )
+    return backbone
+
+
+# Random weights are drawn under torch's one seed, and a network is loaded once for all threads.
+_loading = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    """Forget a lock that another thread of the parent held: nobody here would release it."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@dataclass(frozen=True)
+class _FileVersion:
+    """A file and what changes when its content does, so that a changed one is read again."""
+
+    path: Path
+    modified: int
+    size: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> _FileVersion:
+        try:
+            status = path.stat()
+        except OSError:  # reading it will say what is wrong
+            return cls(path, 0, 0, 0)
+        return cls(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(
+    name: str, image_size: int | None, choice: WeightsFile | str | None, file: _FileVersion | None
+) -> FrozenBackbone:
+    network = _find_network(name, image_size)
+    if file is None:
+        module = _build_random(network)
+        description = f"random, seed {RANDOM_WEIGHTS_SEED}"
+        return _freeze(network, module, None, description, tensors_sha256(module.state_dict()))
+    if isinstance(choice, WeightsFile):
+        return _load_own(network, choice)
+    return _load_published(network, file.path)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_packaged(name: str, image_size: int | None, file: _FileVersion) -> FrozenBackbone:
+    """Check the file; the network is built when something has to be computed with it."""
+    packaged = PACKAGED[name]
+    published, side = packaged.published, image_size or packaged.image_size
+    read_checked(file.path, published.sha256, advice=_advice(published, name))
+
+    def build() -> nn.Module:
+        with _loading:
+            return _build_published(_find_network(name, image_size), file.path)[0]
+
+    return DeferredBackbone(
+        build,
+        Preprocessing(
+            image_size=side,
+            resize=math.floor(side / packaged.crop_ratio),
+            interpolation="bicubic",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        name=name,
+        dimension=packaged.dimension,
+        weights=f"{published.origin} {file.path.name}",
+        weights_sha256=published.sha256,
+        reference=BackboneReference(name, DEFAULT_WEIGHTS, image_size, published.sha256),
+    )
+
+
+def _load_own(network: NamedNetwork, choice: WeightsFile) -> FrozenBackbone:
+    read = read_weights(choice.path, choice.sha256, advice="give the file that was meant")
+    # What the file lacks of the classifier is random, but the same every time.
+    module = _build_random(network)
+    classifier = network.classifier(module)
+    ignored = load_tensors(module, read.tensors, classifier, f"{choice.path} in {network.name}")
+    check_finite(module, classifier, str(choice.path))
+    note = f", without {', '.join(ignored)} of the classifier" if ignored else ""
+    return _freeze(network, module, str(choice.path), f"{choice.path.name}{note}", read.sha256)
+
+
+def _load_published(network: NamedNetwork, file: Path) -> FrozenBackbone:
+    module, sha256 = _build_published(network, file)
+    description = f"{_published(network).origin} {file.name}"
+    return _freeze(network, module, DEFAULT_WEIGHTS, description, sha256)
+
+
+def _build_published(network: NamedNetwork, file: Path) -> tuple[nn.Module, str]:
+    published = _published(network)
+    advice = _advice(published, network.name)
+    read = read_weights(file, published.expected_sha256(file), advice=advice)
+    with torch.random.fork_rng(devices=[]):
+        module = network.build_with(read.tensors, str(file))
+    check_finite(module, network.classifier(module), str(file))
+    return module, read.sha256
+
+
+def _advice(published: PublishedWeights, name: str) -> str:
+    return f"delete it, then type '{published.how_to_get(name)}'"
+
+
+def _published(network: NamedNetwork) -> PublishedWeights:
+    if network.published is None:
+        raise WeightsError(
+            f"Nobody publishes weights of {network.name}; give a file of your own, or weights=None "
+            "for random ones"
+        )
+    return network.published
+
+
+def _build_random(network: NamedNetwork) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        return network.build()
+
+
+def _freeze(
+    network: NamedNetwork,
+    module: nn.Module,
+    weights: str | None,
+    description: str,
+    sha256: str,
+) -> FrozenBackbone:
+    return FrozenBackbone(
+        module,
+        network.preprocessing(module),
+        name=network.name,
+        penultimate=network.penultimate(module),
+        weights=description,
+        weights_sha256=sha256,
+        reference=BackboneReference(network.name, weights, network.image_size, sha256),
+    )
+
+
+def _checked_image_size(image_size: int | None) -> int | None:
+    if image_size is None:
+        return None
+    is_whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
+    if not is_whole or image_size < 1:
+        raise InputError(
+            f"Got image_size={image_size!r} but expected a whole number of pixels or None"
+        )
+    return int(image_size)
+
+
+def _choose_weights(
+    name: str, weights: str | os.PathLike[str] | None
+) -> tuple[str, WeightsFile | str | None]:
+    """Return the name, with the tag if that was given as weights, and the choice of weights."""
+    if weights is None or weights == DEFAULT_WEIGHTS:
+        return name, weights
+    expected = "expected 'default' or None, a tag of published weights, or a file"
+    if not isinstance(weights, str | os.PathLike):
+        raise InputError(f"Got weights={weights!r} but {expected}")
+    text = os.fspath(weights)
+    file = WeightsFile.parse(text)
+    if file is not None:
+        return name, file
+    tagged = f"{name}.{text}"
+    if "." in name or not name.startswith((TIMM_PREFIX, TORCHVISION_PREFIX)):
+        known: list[str] = [DEFAULT_WEIGHTS]
+    else:
+        known = [tag.removeprefix(f"{name}.") for tag in _tags(name)]
+    if text not in known:
+        raise InputError(
+            f"Got weights={text!r} for {name} but {expected} ending in .safetensors, .pth, .pt or "
+            f".bin{did_you_mean(text, known)}"
+        )
+    return tagged, DEFAULT_WEIGHTS
+
+
+def _find_network(name: str, image_size: int | None) -> NamedNetwork:
+    network: NamedNetwork | None = None
+    if name in PACKAGED:
+        from featx._backbones.timm_networks import PackagedNetwork
+
+        packaged = PACKAGED[name]
+        network = PackagedNetwork(name, packaged.architecture, image_size, packaged)
+    elif name.startswith(TIMM_PREFIX):
+        from featx._backbones.timm_networks import find_timm_network
+
+        network = find_timm_network(name, image_size)
+    elif name.startswith(TORCHVISION_PREFIX):
+        from featx._backbones.torchvision_networks import find_torchvision_network
+
+        network = find_torchvision_network(name, image_size)
+    if network is None:
+        raise InputError(_unknown_backbone(name))
+    return network
+
+
+def _tags(name: str) -> list[str]:
+    return [tagged for tagged in _all_tagged_names() if tagged.startswith(f"{name}.")]
+
+
+def _all_tagged_names() -> list[str]:
+    from featx._backbones.timm_networks import timm_names
+    from featx._backbones.torchvision_networks import torchvision_names
+
+    return torchvision_names() + timm_names()
+
+
+def _unknown_backbone(name: str) -> str:
+    from featx._backbones.timm_networks import timm_architectures
+    from featx._backbones.torchvision_networks import torchvision_architectures
+
+    architectures = torchvision_architectures() + timm_architectures()
+    tags = _tags(name.partition(".")[0])
+    expected = (
+        f"one of {', '.join(PACKAGED)}, '{TORCHVISION_PREFIX}<architecture>' or "
+        f"'{TIMM_PREFIX}<architecture>', as 'featx backbones PATTERN' lists them"
+    )
+    near = did_you_mean(name, tags or [*PACKAGED, *architectures])
+    return f"Got backbone={name!r} but expected {expected}{near}"

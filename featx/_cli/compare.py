@@ -1,0 +1,227 @@
+"""`featx compare`: whether a frozen network is enough for some images, or training it pays."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featx._cli.inputs import (
+    advice_on_unreadable,
+    load_labelled,
+    make_embedder,
+    skipped_of,
+    split_names,
+)
+from featx._cli.options import (
+    LABEL,
+    AsJson,
+    Backbone,
+    Cache,
+    Device,
+    Images,
+    LabelColumn,
+    Layers,
+    PathColumn,
+    Pooling,
+    SkipUnreadable,
+    Views,
+    Weights,
+)
+from featx._cli.printing import (
+    json_row,
+    print_json,
+    print_table,
+    report_skipped,
+    warnings_as_remarks,
+)
+from featx._errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+    from featx._comparison.comparison import Comparison
+
+
+def compare(
+    data: Images,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Held-out images, as a folder or a table; then there are no folds."),
+    ] = None,
+    strategies: Annotated[
+        str,
+        typer.Option(
+            help="'default', 'all', or names separated by commas: the heads 'logistic_regression', "
+            "'linear_svm', 'rbf_svm', 'random_forest', 'k_nearest_neighbors' and 'linear_head' on "
+            "the frozen network; 'last_stage', 'all_layers' and 'from_scratch' train it."
+        ),
+    ] = "default",
+    labels_per_class: Annotated[
+        str,
+        typer.Option(
+            help="How many labels of each class are used; several, such as 10,50,all, give "
+            "learning curves."
+        ),
+    ] = "all",
+    folds: Annotated[int, typer.Option("--cv", min=2, help="Folds of the cross-validation.")] = 3,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the images when layers are trained.")
+    ] = 10,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of folds, draws, heads and trainings.")
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A CSV file with a row per training, kept as they are done."),
+    ] = None,
+    backbone: Backbone = "efficientnet_lite0",
+    weights: Weights = "default",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the network's input in pixels.")
+    ] = None,
+    layers: Layers = "penultimate",
+    pooling: Pooling = "avg",
+    views: Views = "center",
+    device: Device = "auto",
+    cache: Cache = "auto",
+    skip_unreadable: SkipUnreadable = False,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = LABEL,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a frozen network and its heads with ways of training it, under the same splits.
+
+    Images are in one folder per class, or in a table with a path and a label column.
+    """
+    images = load_labelled(data, path_column, label_column)
+    test_images = None if test is None else load_labelled(test, path_column, label_column)
+
+    from featx._comparison.compare import compare_strategies
+    from featx._files import output_file
+
+    if out is not None:
+        output_file(out)  # refused before the work
+    with advice_on_unreadable(skip_unreadable), warnings_as_remarks():
+        comparison = compare_strategies(
+            images.data,
+            images.target,
+            X_test=None if test_images is None else test_images.data,
+            y_test=None if test_images is None else test_images.target,
+            strategies=strategies if strategies in ("default", "all") else split_names(strategies),
+            embedder=make_embedder(
+                backbone,
+                weights=weights,
+                image_size=image_size,
+                layers=layers,
+                pooling=pooling,
+                views=views,
+                device=device,
+                cache=cache,
+            ),
+            labels_per_class=[_parse_budget(part) for part in split_names(labels_per_class)],
+            cv=folds,
+            epochs=epochs,
+            random_state=seed,
+            skip_unreadable=skip_unreadable,
+            report=_make_report(out),
+        )
+    report_skipped([path for found in (images, test_images) for path in skipped_of(found)])
+    if as_json:
+        rows = [json_row(row) for row in comparison.summary().to_dict("records")]
+        print_json({"strategies": rows, "verdict": comparison.verdict()})
+        return
+    _print_comparison(comparison, folds if test is None else None)
+    if out is not None:
+        typer.echo(f"Wrote {out}")
+
+
+def _parse_budget(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(
+            f"Got --labels-per-class {text!r} but expected whole numbers or 'all', such as "
+            "10,50,all"
+        ) from None
+
+
+def _make_report(out: Path | None) -> Callable[[Comparison, int], None]:
+    """Return what says after each training how far the comparison has come, and keeps it."""
+    begun = time.monotonic()
+
+    def report(comparison: Comparison, total: int) -> None:
+        from featx._files import write_atomically
+
+        trial = comparison.trials[-1]
+        budget = trial.split.labels_per_class
+        labels = "" if budget is None else f", {budget} labels a class"
+        typer.echo(
+            f"[{len(comparison.trials)}/{total}, {time.monotonic() - begun:.0f} s] fold "
+            f"{trial.split.fold}{labels}: {trial.description}: {trial.accuracy:.3f}",
+            err=True,
+        )
+        if out is not None:
+            with write_atomically(out) as file:
+                comparison.results.to_csv(file, index=False)
+
+    return report
+
+
+def _print_comparison(comparison: Comparison, folds: int | None) -> None:
+    summary = comparison.summary()
+    source = "held-out" if folds is None else f"in {folds} folds"
+    for budget, table in summary.groupby("labels_per_class", sort=False):
+        first = table.iloc[0]
+        labels = "all labels" if budget == "all" else f"{budget} labels a class"
+        typer.echo(
+            f"{labels.capitalize()}: {first['train_images']:.0f} images to train on, "
+            f"{first['test_images']} to test, {source}; 95 % intervals:"
+        )
+        _print_strategies(table)
+        typer.echo()
+    if summary["labels_per_class"].nunique() > 1:
+        _print_curves(comparison.learning_curves())
+        typer.echo()
+    typer.echo(comparison.verdict())
+
+
+def _print_strategies(table: pd.DataFrame) -> None:
+    print_table(
+        ("strategy", "accuracy", "interval", "gain", "interval", "training", "cost", "prediction"),
+        [
+            (
+                row["description"],
+                f"{row['accuracy']:.3f}",
+                f"{row['low']:.3f} to {row['high']:.3f}",
+                *_shown_gain(row),
+                f"{row['fit_seconds']:.1f} s",
+                f"{row['cost']:.1f} ×",
+                f"{row['predict_seconds'] * 1000:.1f} ms",
+            )
+            for row in table.to_dict("records")
+        ],
+    )
+
+
+def _shown_gain(row: dict[Any, Any]) -> tuple[str, str]:
+    if row["gain_low"] == row["gain_high"]:
+        return "–", ""
+    return f"{row['gain']:+.3f}", f"{row['gain_low']:+.3f} to {row['gain_high']:+.3f}"
+
+
+def _print_curves(curves: pd.DataFrame) -> None:
+    typer.echo("Accuracy by labels of each class:")
+    print_table(
+        ("strategy", *(str(budget) for budget in curves.columns)),
+        [
+            (str(name), *(f"{accuracy:.3f}" for accuracy in row))
+            for name, row in zip(curves.index, curves.to_numpy(), strict=True)
+        ],
+    )

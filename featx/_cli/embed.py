@@ -1,0 +1,124 @@
+"""`featx embed`: the embeddings of images as Parquet."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from featx._cli.inputs import load_unlabelled, make_embedder
+from featx._cli.options import (
+    AsJson,
+    Backbone,
+    Cache,
+    Device,
+    ImagesOrList,
+    Layers,
+    PathColumn,
+    Pooling,
+    Precision,
+    Runtime,
+    Views,
+    Weights,
+)
+from featx._cli.printing import print_json, report_failures, report_skipped
+
+
+class PrecisionOut(StrEnum):
+    """What the stored numbers may be."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+def embed(
+    images: ImagesOrList,
+    # Text, as a path would lose the slash at its end.
+    out: Annotated[
+        str,
+        typer.Option(help="A .parquet file, or a folder (as in 'photos/') for a dataset of parts."),
+    ],
+    backbone: Backbone = "efficientnet_lite0",
+    weights: Weights = "default",
+    layers: Layers = "penultimate",
+    pooling: Pooling = "avg",
+    views: Views = "center",
+    device: Device = "auto",
+    runtime: Runtime = "auto",
+    precision: Precision = "float32",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per forward; by device and memory if not given."),
+    ] = None,
+    cache: Cache = "auto",
+    path_column: PathColumn = "path",
+    label_column: Annotated[
+        str | None, typer.Option(help="The table's column of labels; 'label' if there is one.")
+    ] = None,
+    precision_out: Annotated[
+        PrecisionOut, typer.Option(help="Of the stored numbers; float16 halves the output.")
+    ] = PrecisionOut.FLOAT32,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, in place of whatever is there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the embeddings of images to Parquet, one row per image.
+
+    Run again, it goes on from what is there: a dataset gets what is new, a file becomes the one of
+    these images. An image that cannot be read is a row with a null embedding and the reason; the
+    exit code is then 1.
+    """
+    found = load_unlabelled(images, path_column, label_column)
+    embedder = make_embedder(
+        backbone,
+        weights=weights,
+        layers=layers,
+        pooling=pooling,
+        views=views,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        cache=cache,
+        batch_size=batch_size or "auto",
+        on_error="nan",
+    )
+
+    from featx._export import export_embeddings
+
+    summary = export_embeddings(
+        found.paths,
+        out,
+        embedder=embedder,
+        labels=found.labels,
+        further=found.further,
+        precision_out=precision_out.value,
+        overwrite=overwrite,
+    )
+    report_skipped(found.skipped)
+    report_failures(summary.failures)
+    if as_json:
+        print_json(
+            {
+                "rows": summary.rows,
+                "dimension": summary.dimension,
+                "new": summary.new,
+                "kept": summary.kept,
+                "replaced": summary.replaced,
+                "unreadable": len(summary.failures),
+                "files": [str(file) for file in summary.files],
+            }
+        )
+    else:
+        before = (
+            ""
+            if summary.new == summary.rows
+            else (f" ({summary.new} new, {summary.kept} kept, {summary.replaced} replaced)")
+        )
+        typer.echo(
+            f"{summary.rows} rows of {summary.dimension} columns{before}, {len(summary.failures)} "
+            f"without an embedding, in {out}"
+        )
+    if summary.failures:
+        raise typer.Exit(1)

@@ -1,0 +1,241 @@
+"""Comparison: the outcome of several strategies under the same splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from featx._comparison.intervals import Interval, accuracy_interval, difference_interval
+from featx._comparison.splits import ALL
+from featx._public import public
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from featx._comparison.trials import Trial
+    from featx._errors import DecodeFailure
+
+
+@public
+@dataclass(frozen=True)
+class Comparison:
+    """Strategies, trained and tested on the same images.
+
+    Attributes
+    ----------
+    trials : tuple of Trial
+        Each strategy under each split.
+    failures : tuple of DecodeFailure
+        Images that were left out because they could not be read; those of a test set are counted
+        on from the others.
+
+    See Also
+    --------
+    featx.compare_strategies : Returns it, with an example.
+    """
+
+    trials: tuple[Trial, ...]
+    failures: tuple[DecodeFailure, ...] = ()
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """One row per trial.
+
+        Its columns are ``strategy``, ``labels_per_class`` (a number or ``"all"``), ``fold``,
+        ``train_images``, ``test_images``, ``accuracy``, ``balanced_accuracy`` (the mean of the
+        shares of each class), ``fit_seconds`` and ``predict_seconds`` (of one image).
+        """
+        return pd.DataFrame(
+            {
+                "strategy": trial.strategy,
+                "labels_per_class": _budget(trial),
+                "fold": trial.split.fold,
+                "train_images": len(trial.split.train),
+                "test_images": len(trial.split.test),
+                "accuracy": trial.accuracy,
+                "balanced_accuracy": trial.balanced_accuracy,
+                "fit_seconds": trial.fit_seconds,
+                "predict_seconds": trial.predict_seconds,
+            }
+            for trial in self.trials
+        )
+
+    def predictions(self) -> pd.DataFrame:
+        """Return one row per image and trial that tested it.
+
+        Returns
+        -------
+        DataFrame
+            ``row`` of the image, counted over those that could be read, a test set's after the
+            others; ``strategy``, ``labels_per_class``, ``fold``, ``label`` and ``predicted``.
+        """
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "row": trial.split.test,
+                    "strategy": trial.strategy,
+                    "labels_per_class": _budget(trial),
+                    "fold": trial.split.fold,
+                    "label": trial.labels,
+                    "predicted": trial.predicted,
+                }
+            )
+            for trial in self.trials
+        ).reset_index(drop=True)
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row per strategy and number of labels, the most accurate first.
+
+        Returns
+        -------
+        DataFrame
+            - ``strategy``, ``description``, ``labels_per_class`` (``"all"`` last);
+            - ``train_images``: mean over the folds; ``test_images``: how many different ones;
+            - ``accuracy``, ``low``, ``high``: share of the tested images whose label was predicted,
+              with its 95 % interval (Wilson, 1927). It says how far the images tested leave the
+              accuracy of these trainings open, not how much trainings differ by chance;
+            - ``std``: of the accuracy over the folds; NaN of one;
+            - ``balanced_accuracy``: mean of the shares of each class, over the folds;
+            - ``gain``, ``gain_low``, ``gain_high``: over the frozen network with its best head (or,
+              where none was run, over what was the fastest to train), image by image, with the
+              95 % interval of `difference_interval`, which is of these trainings too;
+            - ``fit_seconds``, ``predict_seconds``: medians over the folds;
+            - ``cost``: times as long to train as the one that it is measured against.
+        """
+        table = pd.concat([self._summarize(budget) for budget in self._budgets()])
+        return table.reset_index(drop=True)
+
+    def learning_curves(self) -> pd.DataFrame:
+        """Return the accuracy of each strategy (rows) by the labels of each class (columns)."""
+        curves = self.summary().pivot(
+            index="description", columns="labels_per_class", values="accuracy"
+        )
+        curves = curves[self._budgets()]
+        order = np.argsort(-curves[self._budgets()[-1]].to_numpy(), kind="stable")
+        return curves.iloc[order]
+
+    def verdict(self) -> str:
+        """Return, in a sentence or two, whether training the network was worth it.
+
+        With all labels, or the most that were compared: the best strategy that trains layers of the
+        network is measured against the frozen network with its best head. A gain of less than 0.02
+        counts as none. The interval is of the images tested and of these trainings: how much
+        trainings differ by chance, other folds or another ``random_state`` tell.
+        """
+        table = self._summarize(self._budgets()[-1])
+        frozen, trained = (
+            table[table["strategy"].isin(_names_of(self.trials, trains))]
+            for trains in (False, True)
+        )
+        if frozen.empty or trained.empty:
+            best = table.iloc[0]
+            return f"Best: {best['description']}, accuracy {best['accuracy']:.3f}."
+        reference, best = frozen.iloc[0], trained.iloc[0]
+        gain = (
+            f"{best['description']} is {abs(best['gain']):.3f} "
+            f"{'above' if best['gain'] >= 0 else 'below'} {reference['description']} "
+            f"(95 % interval of the difference {best['gain_low']:+.3f} to {best['gain_high']:+.3f})"
+        )
+        cost = f"takes {_times(best['cost'])} as long to train"
+        if best["gain_low"] > 0:
+            return f"Training the network pays: {gain}. It {cost}."
+        if best["gain_high"] < 0:
+            return f"The network is better left frozen: {gain}, and {cost}."
+        if best["gain_high"] <= _WORTH:
+            return f"Frozen is enough: {gain}, and {cost}."
+        return f"These images cannot tell: {gain}, and {cost}. More test images would."
+
+    def _budgets(self) -> list[int | str]:
+        numbers = {trial.split.labels_per_class for trial in self.trials}
+        return [*sorted(number for number in numbers if number is not None)] + (
+            [ALL] if None in numbers else []
+        )
+
+    def _summarize(self, budget: int | str) -> pd.DataFrame:
+        """Return the rows of one number of labels per class."""
+        chosen = [trial for trial in self.trials if _budget(trial) == budget]
+        groups: dict[str, list[Trial]] = {}
+        for trial in chosen:
+            groups.setdefault(trial.strategy, []).append(trial)
+        hits = {name: _hits_by_image(group) for name, group in groups.items()}
+        seconds = {
+            name: float(np.median([trial.fit_seconds for trial in group]))
+            for name, group in groups.items()
+        }
+        reference = _reference(groups, hits, seconds)
+        rows = []
+        for name, group in groups.items():
+            accuracy = accuracy_interval(hits[name].to_numpy())
+            gain = _gain(hits[name], hits[reference])
+            is_reference = name == reference
+            rows.append(
+                {
+                    "strategy": name,
+                    "description": group[0].description,
+                    "labels_per_class": budget,
+                    "train_images": float(np.mean([len(trial.split.train) for trial in group])),
+                    "test_images": len(hits[name]),
+                    "accuracy": accuracy.value,
+                    "low": accuracy.low,
+                    "high": accuracy.high,
+                    "std": _deviation([trial.accuracy for trial in group]),
+                    "balanced_accuracy": float(np.mean([t.balanced_accuracy for t in group])),
+                    "gain": gain.value,
+                    "gain_low": 0.0 if is_reference else gain.low,
+                    "gain_high": 0.0 if is_reference else gain.high,
+                    "fit_seconds": seconds[name],
+                    "predict_seconds": float(np.median([t.predict_seconds for t in group])),
+                    "cost": seconds[name] / seconds[reference],
+                }
+            )
+        table = pd.DataFrame(rows)
+        return table.sort_values(
+            ["accuracy", "fit_seconds"], ascending=[False, True], kind="stable", ignore_index=True
+        )
+
+
+def _budget(trial: Trial) -> int | str:
+    number = trial.split.labels_per_class
+    return ALL if number is None else number
+
+
+def _names_of(trials: Iterable[Trial], trains: bool | None) -> set[str]:
+    return {trial.strategy for trial in trials if trial.trains is trains}
+
+
+def _hits_by_image(trials: list[Trial]) -> pd.Series:
+    """Return of each image that was tested, by its row, how often its label was predicted."""
+    rows = np.concatenate([trial.split.test for trial in trials])
+    hits = np.concatenate([trial.hits for trial in trials])
+    return pd.Series(hits.astype(float)).groupby(rows).mean()
+
+
+def _gain(hits: pd.Series, reference: pd.Series) -> Interval:
+    """Return the gain on the images that both have met: before the end, one may be ahead."""
+    rows = hits.index.intersection(reference.index)
+    return difference_interval(hits[rows].to_numpy(), reference[rows].to_numpy())
+
+
+def _reference(
+    groups: dict[str, list[Trial]], hits: dict[str, pd.Series], seconds: dict[str, float]
+) -> str:
+    """Return what the others are measured against."""
+    frozen = [name for name, group in groups.items() if group[0].trains is False]
+    if not frozen:
+        return min(groups, key=lambda name: seconds[name])
+    return max(frozen, key=lambda name: (hits[name].mean(), -seconds[name]))
+
+
+def _deviation(accuracies: list[float]) -> float:
+    return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else float("nan")
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
+
+
+# A gain in accuracy that nobody would train a network for.
+_WORTH = 0.02

@@ -1,0 +1,226 @@
+"""The network in torch: as it is, or compiled; on a CPU or a GPU; in float32 or bfloat16."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+
+from featx._extraction.folding import fold_batch_norms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from featx._backbones.network import EmbeddingNetwork
+    from featx._extraction.plan import ExecutionPlan
+
+_log = logging.getLogger(__name__)
+
+# Batches under way on a GPU: one is computed while the results of another travel back.
+_LANES_ON_A_GPU = 2
+
+
+class TorchRuntime:
+    """The network itself, in torch: the reference that every other runtime is measured against.
+
+    BatchNorms are folded into their convolutions and the layout is channels last; both move a
+    vector by a rounding step. On a CPU its rows are equal to about one part in a million, and not
+    always bit for bit: torch shares out its sums by the threads and the memory that it finds.
+
+    Parameters
+    ----------
+    network : EmbeddingNetwork
+        It is copied.
+    plan : ExecutionPlan
+        The device, the arithmetic and the size of a batch.
+    side : int
+        Side of the images, in pixels.
+    """
+
+    def __init__(self, network: EmbeddingNetwork, plan: ExecutionPlan, side: int) -> None:
+        self._plan = plan
+        self._device = torch.device(plan.device)
+        self._rows = _rows_that_fit.setdefault(network, {}).setdefault(plan, _Rows(plan.batch_size))
+        # A copy, because tensors and layout are changed and the backbone is shared.
+        own = copy.deepcopy(network)
+        fold_batch_norms(own, torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        own.compute_in(getattr(torch, plan.precision))
+        self._network: Any = own.to(self._device).to(memory_format=torch.channels_last)
+
+    def prepare(self) -> None:
+        """Nothing is left to build."""
+
+    def lanes(self, _n_images: int) -> int:
+        """Return how many calls of `run` are best under way at a time."""
+        return _LANES_ON_A_GPU if self._device.type == "cuda" else 1
+
+    def run(self, pixels: torch.Tensor, _lanes: int = 1) -> list[np.ndarray]:
+        """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            When a batch does not fit into the memory of the device, and may not be halved, or is
+            a single image.
+        """
+        parts: list[list[np.ndarray]] = []
+        start = 0
+        while start < len(pixels):
+            rows = self._rows.value
+            computed = self._try_batch(pixels[start : start + rows], rows)
+            if computed is None:
+                self._rows.halve(rows, self._device)
+            else:
+                parts.append(computed)
+                start += rows
+        return [np.concatenate(of_tap) for of_tap in zip(*parts, strict=True)]
+
+    def _try_batch(self, pixels: torch.Tensor, rows: int) -> list[np.ndarray] | None:
+        """Run one batch; None where it did not fit into the memory, and may be halved."""
+        try:
+            return self._run_batch(pixels, rows)
+        except torch.OutOfMemoryError as error:
+            if rows == 1 or not self._plan.may_shrink:
+                choose = "a smaller batch_size" if rows > 1 else "a smaller image_size or network"
+                error.add_note(
+                    f"A batch of {rows} images does not fit into the memory of "
+                    f"{self._device}: choose {choose}"
+                )
+                raise
+        # Only here, where the error no longer keeps what the batch held, is there room to regain.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _run_batch(self, pixels: torch.Tensor, rows: int) -> list[np.ndarray]:
+        """Run one batch, padded to the one shape, so that the same kernels run for every batch."""
+        n_images = len(pixels)
+        if n_images < rows:
+            pixels = torch.cat([pixels, pixels.new_zeros(rows - n_images, *pixels.shape[1:])])
+        with torch.no_grad(), _exact_float32():
+            embeddings = self._forward(pixels)
+        return [of_tap[:n_images].numpy() for of_tap in embeddings]
+
+    def _forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        if self._device.type == "cuda":
+            return self._forward_on_gpu(pixels)
+        batch = pixels.to(self._device).contiguous(memory_format=torch.channels_last)
+        return [of_tap.float().cpu() for of_tap in self._network(batch)]
+
+    def _forward_on_gpu(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Copy, compute and copy back without waiting for anything but this batch's own result.
+
+        The batches of all lanes follow one another on the stream of the device, so that one is
+        copied in and launched while the one before it is computed.
+        """
+        with torch.cuda.device(self._device):
+            batch = pixels.pin_memory().to(self._device, non_blocking=True)
+            computed = self._network(batch.contiguous(memory_format=torch.channels_last))
+            results = []
+            for of_tap in computed:
+                vectors = of_tap.float()
+                result = torch.empty(vectors.shape, pin_memory=True)
+                result.copy_(vectors, non_blocking=True)
+                results.append(result)
+            done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no type here
+            done.record()
+        done.synchronize()
+        return results
+
+
+class _Rows:
+    """Images a batch, for as long as the process lives: never more than once did not fit."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self._lock = threading.Lock()
+
+    def halve(self, failed: int, device: torch.device) -> None:
+        """Go on with half of the batch that failed, unless another lane has said so already."""
+        with self._lock:
+            if self.value == failed:
+                self.value = failed // 2
+                _log.warning(
+                    "A batch of %d images does not fit into the memory of %s; going on with %d",
+                    failed,
+                    device,
+                    self.value,
+                )
+
+
+# By network, so that a runtime that is built anew does not run into the same wall.
+_rows_that_fit: WeakKeyDictionary[nn.Module, dict[ExecutionPlan, _Rows]] = WeakKeyDictionary()
+
+
+class CompiledRuntime(TorchRuntime):
+    """The network compiled by torch, for one shape of batch and with its weights as constants.
+
+    Compiling takes seconds to minutes at the first batch of a process; torch keeps what it made in
+    a folder of its own, which makes the next process faster.
+
+    Raises
+    ------
+    Exception
+        Whatever compiling raises: where it has no compiler to build with, for instance.
+    """
+
+    def __init__(self, network: EmbeddingNetwork, plan: ExecutionPlan, side: int) -> None:
+        super().__init__(network, plan, side)
+        self._network = torch.compile(self._network, dynamic=False, options={"freezing": True})
+        # At once: it proves that it can be built, and no two threads compile at a time.
+        self.run(torch.zeros(plan.batch_size, 3, side, side, dtype=torch.uint8))
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Compute float32 in float32: by default GPUs round the inputs of convolutions to TF32.
+
+    The settings are those of the process, and are put back; they do nothing on a CPU.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    with _settings_lock:
+        _exact.depth += 1
+        if _exact.depth == 1:
+            _exact.enter()
+    try:
+        yield
+    finally:
+        with _settings_lock:
+            _exact.depth -= 1
+            if _exact.depth == 0:
+                _exact.leave()
+
+
+class _ExactSettings:
+    """The settings of two libraries, changed by the first lane and put back by the last."""
+
+    depth = 0
+
+    def __init__(self) -> None:
+        self._before: list[str] = []
+
+    def _owners(self) -> list[Any]:
+        cudnn: Any = torch.backends.cudnn
+        return [cudnn.conv, torch.backends.cuda.matmul]
+
+    def enter(self) -> None:
+        self._before = [owner.fp32_precision for owner in self._owners()]
+        for owner in self._owners():
+            owner.fp32_precision = "ieee"
+
+    def leave(self) -> None:
+        for owner, before in zip(self._owners(), self._before, strict=True):
+            owner.fp32_precision = before
+
+
+_exact = _ExactSettings()
+_settings_lock = threading.Lock()

@@ -1,0 +1,169 @@
+"""What the classifiers that are trained by gradient descent have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from featx._errors import InputError
+from featx._extraction.plan import plan_execution
+from featx._finetuning.engine import OPTIMIZERS, PRECISIONS, SCHEDULES
+from featx._finetuning.labels import check_known_labels, split_rows, weigh_classes
+from featx._finetuning.parameters import check_parameters, choice, flag, real, sizes, whole
+from featx._finetuning.samples import Portion
+from featx._finetuning.training import TrainingPlan
+from featx._progress import check_progress
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from featx._finetuning.augmentation import Augmentation
+    from featx._finetuning.parameters import Check
+    from featx._finetuning.samples import Samples
+    from featx._finetuning.training import Outcome
+
+TRAINING_CHECKS: dict[str, Check] = {
+    "hidden_layer_sizes": sizes(),
+    "dropout": real(0, 1, open_ends=False),
+    "epochs": whole(1),
+    "batch_size": whole(1),
+    "optimizer": choice(*OPTIMIZERS),
+    "learning_rate": real(0, open_ends=True),
+    "schedule": choice(*SCHEDULES),
+    "weight_decay": real(0, open_ends=False),
+    "label_smoothing": real(0, 1, open_ends=False),
+    "early_stopping": flag(),
+    "validation_fraction": real(0, 1, open_ends=True),
+    "patience": whole(1),
+}
+
+
+class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
+    """A classifier whose `fit` trains a network; the parameters of training are attributes."""
+
+    _checks = TRAINING_CHECKS
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train the network."""
+
+    @abstractmethod
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class for each sample.
+
+        Parameters
+        ----------
+        X : sequence of images, or array of vectors
+            As `fit` takes it.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_samples, n_classes)
+            The columns stand in the order of ``classes_``.
+        """
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class of each sample.
+
+        Parameters
+        ----------
+        X : sequence of images, or array of vectors
+            As `fit` takes it.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Of the labels' own type.
+        """
+        probabilities = self.predict_proba(X)
+        predicted: np.ndarray = self.classes_[probabilities.argmax(axis=1)]
+        return predicted
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the share of samples whose class is predicted right.
+
+        Parameters
+        ----------
+        X : sequence of images, or array of vectors
+            As `fit` takes it.
+        y : array-like of shape (n_samples,)
+            Their labels.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weight of each sample.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        InputError
+            If a label was not there at fit.
+        """
+        check_is_fitted(self)
+        check_known_labels(y, self.classes_)
+        accuracy: float = super().score(X, y, sample_weight)
+        return accuracy
+
+    def _check_parameters(self) -> None:
+        check_parameters(vars(self), self._checks)
+        check_progress(self.progress)
+        precision = getattr(self, "precision", "float32")
+        if precision == "float16" and self._choose_device() == "cpu":
+            raise InputError(
+                "Got precision='float16' but training in it needs a GPU; expected 'float32' or "
+                "'bfloat16' on a CPU"
+            )
+
+    def _choose_device(self) -> str:
+        return plan_execution("torch", self.device, self.batch_size).device
+
+    def _plan(self, codes: np.ndarray, seed: int, backbone_learning_rate: float) -> TrainingPlan:
+        weights = weigh_classes(self.class_weight, self.classes_, codes)
+        return TrainingPlan(
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            backbone_learning_rate=backbone_learning_rate,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+            class_weights=None if weights is None else torch.from_numpy(weights),
+            patience=self.patience if self.early_stopping else None,
+            precision=getattr(self, "precision", "float32"),
+            device=self._choose_device(),
+            seed=seed,
+            progress=self.progress,
+        )
+
+    def _portions(
+        self,
+        samples: Samples,
+        codes: np.ndarray,
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ) -> tuple[Portion, Portion | None]:
+        """Return what is trained on, and what is held out for early stopping."""
+        train, valid = np.arange(len(codes)), None
+        if self.early_stopping:
+            train, valid = split_rows(codes, self.classes_, self.validation_fraction, seed)
+        size = self.batch_size
+        training = Portion(
+            samples, codes, train, batch_size=size, seed=seed, augmentation=augmentation
+        )
+        if valid is None:
+            return training, None
+        return training, Portion(samples, codes, valid, batch_size=size)
+
+    def _keep_outcome(self, outcome: Outcome) -> None:
+        self.history_ = outcome.history
+        self.n_epochs_ = len(outcome.history)
+        self.kept_epoch_ = outcome.kept_epoch + 1
+
+
+PRECISION_CHECK = choice(*PRECISIONS)

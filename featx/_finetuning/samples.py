@@ -1,0 +1,199 @@
+"""Samples: what a training learns from, in batches whose order depends on the seed alone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from featx._errors import ImageDecodeError
+from featx._extraction.stream import load_in_order
+from featx._finetuning.augmentation import augmented
+from featx._finetuning.seeding import AUGMENTATION, ORDER, derive_seed, torch_seeded
+from featx._images.decode import decode_content
+from featx._images.sources import describe_item, read_content
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from featx._finetuning.augmentation import Augmentation
+    from featx._images.limits import Limits
+    from featx._images.preprocess import Preprocessing
+
+
+# Enough to hide a slow image, few enough that memory does not grow with the number of images.
+_BATCHES_AHEAD = 2
+
+
+class Samples(Protocol):
+    """What a network takes, one row per sample."""
+
+    def stream(self, rows: Sequence[int], batch_size: int) -> Generator[torch.Tensor]:
+        """Yield the values of some rows, one after the other."""
+        ...
+
+
+class VectorSamples:
+    """Vectors, float32 (n, n_features)."""
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        self.vectors = vectors
+
+    def stream(self, rows: Sequence[int], batch_size: int) -> Generator[torch.Tensor]:
+        """Yield the vectors of some rows."""
+        yield from self.vectors[torch.as_tensor(rows)]
+
+
+class ImageSamples:
+    """Images, decoded in threads to uint8 (3, side, side) and kept as far as memory allows.
+
+    Parameters
+    ----------
+    items : sequence
+        What `featx._images.sources.as_image_list` returns.
+    preprocessing : Preprocessing
+        How they are resized and cropped.
+    limits : Limits
+        The largest that are read.
+    num_workers : int
+        Threads; 0 decodes in the calling thread.
+    memory : int
+        Bytes of decoded pixels that are kept for the next epoch. What does not fit is decoded
+        again in each.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        preprocessing: Preprocessing,
+        limits: Limits,
+        num_workers: int,
+        memory: int,
+    ) -> None:
+        self._items = items
+        self._preprocessing = preprocessing
+        self._limits = limits
+        self._num_workers = num_workers
+        side = preprocessing.image_size
+        self.shape = (3, side, side)
+        self._n_kept = min(len(items), memory // (3 * side * side))
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def load(self, row: int) -> torch.Tensor:
+        """Return the pixels of an image, uint8 (3, side, side).
+
+        Raises
+        ------
+        ImageDecodeError
+            If it cannot be read; its row is named.
+        """
+        kept = self._kept.get(row)
+        if kept is not None:
+            return kept
+        item = self._items[row]
+        source = describe_item(item)
+        try:
+            content = read_content(item, self._limits)
+            decoded = decode_content(content, source, self._limits)
+            pixels = self._preprocessing.apply(decoded, source).contiguous()
+        except ImageDecodeError as error:
+            raise ImageDecodeError(error.source, error.reason, row) from error
+        if row < self._n_kept:
+            self._kept[row] = pixels
+        return pixels
+
+    def stream(self, rows: Sequence[int], batch_size: int) -> Generator[torch.Tensor]:
+        """Yield the pixels of some rows, decoded ahead."""
+        ahead = _BATCHES_AHEAD * batch_size
+        with closing(
+            load_in_order(rows, self.load, num_workers=self._num_workers, ahead=ahead)
+        ) as loaded:
+            for _, pixels in loaded:
+                yield pixels
+
+    def fixed_batches(self, batch_size: int) -> Generator[tuple[int, torch.Tensor]]:
+        """Yield all images in order, in batches of one shape with the number of images in each.
+
+        The last one is padded with zeros, so that a row's numbers do not depend on how many others
+        came with it.
+        """
+        with closing(self.stream(range(len(self)), batch_size)) as images:
+            while batch := list(islice(images, batch_size)):
+                pixels = torch.zeros(batch_size, *self.shape, dtype=torch.uint8)
+                torch.stack(batch, out=pixels[: len(batch)])
+                yield len(batch), pixels
+
+
+class Portion:
+    """Some rows of the samples with their labels: one iteration is one epoch of batches.
+
+    The batches of an epoch differ by one row at most in size, so that none is so small that
+    BatchNorm has nothing to average.
+
+    Parameters
+    ----------
+    samples : Samples
+        What the rows are of.
+    labels : ndarray of int64, shape (n_samples,)
+        Number of the class of each sample.
+    rows : ndarray of int
+        Which samples.
+    batch_size : int
+        At most so many in a batch.
+    seed : int or None
+        Of the order, which is another in each epoch; None keeps the order of the rows.
+    augmentation : callable, optional
+        What changes each image, in the calling thread, seeded by seed, epoch and row.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self._samples = samples
+        self._labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+        self._rows = rows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._augmentation = augmentation
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self._rows) // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        rows = self._order()
+        with closing(self._samples.stream(rows.tolist(), self._batch_size)) as values:
+            for batch in np.array_split(rows, self.n_batches):
+                stacked = torch.stack([self._augment(row, next(values)) for row in batch.tolist()])
+                yield stacked, self._labels[torch.from_numpy(batch)]
+
+    def _order(self) -> np.ndarray:
+        if self._seed is None:
+            return self._rows
+        random = np.random.default_rng(derive_seed(self._seed, ORDER, self.epoch))
+        return random.permutation(self._rows)
+
+    def _augment(self, row: int, values: torch.Tensor) -> torch.Tensor:
+        if self._augmentation is None:
+            return values
+        with torch_seeded(derive_seed(self._seed or 0, AUGMENTATION, self.epoch, row)):
+            # A copy, as the pixels are kept for the next epoch and a transform may work in place.
+            return augmented(self._augmentation, values.clone())

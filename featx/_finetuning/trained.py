@@ -1,0 +1,208 @@
+"""A trained network: it predicts, is frozen for another task, is written and read."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from featx._backbones.fitting import load_tensors
+from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.network import has_features_and_head
+from featx._errors import InputError
+from featx._extraction.parameters import checked_images
+from featx._finetuning.assembly import assemble_network, open_backbone
+from featx._finetuning.base import TrainedClassifier
+from featx._finetuning.samples import ImageSamples
+from featx._finetuning.seeding import choose_seed
+from featx._finetuning.weights_files import read_labelled_weights, write_labelled_weights
+from featx._images.limits import Limits
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from typing import Self
+
+    from sklearn.utils import Tags
+
+    from featx._finetuning.network import FineTuningNetwork
+    from featx._images.preprocess import Preprocessing
+
+
+class TrainedNetwork(TrainedClassifier):
+    """What `FineTunedClassifier` does with its network beside training it."""
+
+    network_: FineTuningNetwork
+    preprocessing_: Preprocessing
+    _origin: tuple[str, str]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class for each image.
+
+        Parameters
+        ----------
+        X : sequence of images
+            As `fit` takes them.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_classes)
+            The columns stand in the order of ``classes_``.
+
+        Raises
+        ------
+        ImageDecodeError
+            If an image cannot be read.
+        """
+        check_is_fitted(self, "network_")
+        self._check_parameters()
+        samples = self._samples(checked_images(X), self.preprocessing_, memory=0)
+        device = self._choose_device()
+        network = self.network_ if device == "cpu" else copy.deepcopy(self.network_).to(device)
+        probabilities: list[np.ndarray] = []
+        with torch.inference_mode():
+            for count, pixels in samples.fixed_batches(self.batch_size):
+                logits = network(pixels.to(device))[:count]
+                probabilities.append(logits.softmax(dim=1).cpu().numpy())
+        return np.concatenate(probabilities)
+
+    def freeze(self) -> FrozenBackbone:
+        """Return the trained network as a frozen backbone, with its recipe for images.
+
+        As the ``backbone`` of `ImageEmbedder` it gives the vectors that its head takes
+        (``"penultimate"``), or those of any layer; as that of another `FineTunedClassifier` it is
+        where a training for another task begins.
+
+        Returns
+        -------
+        FrozenBackbone
+            It holds a copy: neither can change the other.
+        """
+        check_is_fitted(self, "network_")
+        name, weights = self._origin
+        module = self.network_.module
+        return FrozenBackbone(
+            module,
+            self.preprocessing_,
+            name=f"{name}_finetuned",
+            # Networks that have a method for it are asked themselves, which runs no classifier.
+            penultimate=None if has_features_and_head(module) else self.network_.classifier,
+            weights=f"{weights}, fine-tuned",
+        )
+
+    def save_weights(self, file: str | os.PathLike[str]) -> None:
+        """Write the trained network's weights and its classes, as safetensors, which hold no code.
+
+        `load_weights` reads them. For a network of the catalogue so does
+        ``load_backbone(name, weights=file)``: models over that can be saved by `save_model`.
+
+        Parameters
+        ----------
+        file : path
+            To be made or replaced; ends in ``.safetensors``.
+
+        Raises
+        ------
+        InputError
+            If it cannot be a file or ends otherwise, or the labels are neither strings nor numbers.
+        """
+        check_is_fitted(self, "network_")
+        write_labelled_weights(file, self.network_.module.state_dict(), self.classes_)
+
+    def load_weights(self, file: str | os.PathLike[str]) -> Self:
+        """Become the classifier that `save_weights` wrote, instead of being fitted.
+
+        Parameters
+        ----------
+        file : path
+            Written by a classifier of the same parameters, as far as they shape the network.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            If a parameter is not of the expected kind, or there is no such file.
+        WeightsError
+            If the weights do not fit the network.
+        SchemaError
+            If the file was not written by `save_weights`, or is damaged.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from featx._finetuning.classifier import FineTunedClassifier
+        >>> classifier = FineTunedClassifier("timm/test_efficientnet", weights=None, epochs=1)
+        >>> images = np.zeros((4, 32, 32, 3), np.uint8)
+        >>> _ = classifier.fit(images, ["cat", "dog"] * 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     classifier.save_weights(f"{folder}/pets.safetensors")
+        ...     same = FineTunedClassifier("timm/test_efficientnet", weights=None)
+        ...     same = same.load_weights(f"{folder}/pets.safetensors")
+        >>> bool((same.predict(images) == classifier.predict(images)).all())
+        True
+        """
+        self._check_parameters()
+        tensors, classes = read_labelled_weights(file)
+        seed = choose_seed(self.random_state)
+        backbone = self._open_backbone(seed)
+        network = self._assemble(backbone, len(classes), seed)
+        load_tensors(network.module, tensors, (), f"{file} in {backbone.name}")
+        self._keep_network(network, backbone)
+        self.classes_ = classes
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        try:
+            clone: Self = super().__sklearn_clone__()
+        except (TypeError, RuntimeError) as error:
+            raise InputError(
+                f"Got backbone={type(self.backbone).__name__}, which cannot be copied for another "
+                f"process or fold: {error}; expected a module that copy.deepcopy copies, or a "
+                "class or function that returns it"
+            ) from error
+        return clone
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def _open_backbone(self, seed: int) -> FrozenBackbone:
+        return open_backbone(self.backbone, self.weights, self.image_size, self.preprocessing, seed)
+
+    def _assemble(self, backbone: FrozenBackbone, n_classes: int, seed: int) -> FineTuningNetwork:
+        return assemble_network(
+            backbone,
+            self.unfreeze,
+            n_classes,
+            self.hidden_layer_sizes,
+            self.dropout,
+            seed,
+            self.batch_norm,
+        )
+
+    def _keep_network(self, network: FineTuningNetwork, backbone: FrozenBackbone) -> None:
+        self.network_ = network
+        self.preprocessing_ = backbone.preprocessing
+        self._origin = (backbone.name, backbone.weights)
+
+    def _samples(
+        self, items: Sequence[Any], preprocessing: Preprocessing, memory: int | None = None
+    ) -> ImageSamples:
+        kept = self.pixel_memory if memory is None else memory
+        return ImageSamples(items, preprocessing, self._limits(), self._n_threads(), kept)
+
+    def _limits(self) -> Limits:
+        return Limits(self.max_pixels, self.max_file_bytes)
+
+    def _n_threads(self) -> int:
+        return torch.get_num_threads() if self.num_workers is None else self.num_workers

@@ -1,0 +1,239 @@
+"""Images inside zip and tar archives, read in place.
+
+A path may go on inside an archive, as in ``photos.zip/cats/1.jpg``: nothing is unpacked, so nothing
+can be written outside a folder, and a table, an export or a prediction names its images as always.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from featx._errors import ImageDecodeError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+ZIP_SUFFIXES = (".zip",)
+TAR_SUFFIXES = (".tar",)
+ARCHIVE_SUFFIXES = ZIP_SUFFIXES + TAR_SUFFIXES
+
+# Reading any member of these means unpacking all that stand before it.
+COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+_OPEN_ARCHIVES = 8
+
+# What zipfile, tarfile and zlib raise at archives that are damaged, encrypted or of unknown kinds.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # NotImplementedError too
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+)
+
+
+class Archive(Protocol):
+    """The files in an archive, by their names with forward slashes."""
+
+    names: Collection[str]
+
+    def size(self, name: str) -> int:
+        """Return the number of bytes that the archive states for a file."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        ...
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is a file with the ending of an archive that is read in place."""
+    name = os.fspath(path)
+    return name.lower().endswith(ARCHIVE_SUFFIXES) and Path(name).is_file()
+
+
+def split_archive_path(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Return the archive that a path goes into and the name inside it, or None.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     archive = Path(folder, "photos.zip")
+    ...     archive.touch()
+    ...     found = split_archive_path(archive / "cats" / "1.jpg")
+    >>> found[1], split_archive_path("photos/cats/1.jpg")
+    ('cats/1.jpg', None)
+    """
+    path = Path(path)
+    for parent in path.parents:
+        if parent.suffix.lower() in ARCHIVE_SUFFIXES and parent.is_file():
+            return os.fspath(parent), path.relative_to(parent).as_posix()
+    return None
+
+
+def open_archive(path: str) -> Archive:
+    """Return an archive; the same object as long as the file does not change.
+
+    Parameters
+    ----------
+    path : str
+        A file for which `is_archive` holds.
+
+    Raises
+    ------
+    InputError
+        When it is damaged, or no archive in spite of its ending.
+    """
+    status = Path(path).stat()
+    # The process is part of the key: a forked child that shared the parent's file position would
+    # read another file's bytes.
+    key = (
+        path,
+        *(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns),
+        os.getpid(),
+    )
+    with _lock:
+        archive = _open.pop(key, None)
+        if archive is None:
+            archive = _read_archive(path)
+        _open[key] = archive
+        while len(_open) > _OPEN_ARCHIVES:
+            _open.popitem(last=False)
+    return archive
+
+
+def read_member(path: str, name: str, source: str, max_bytes: int) -> bytes:
+    """Return the content of a file in an archive.
+
+    Parameters
+    ----------
+    path, name : str
+        As `split_archive_path` returns them.
+    source : str
+        What to call the file in an error.
+    max_bytes : int
+        A larger file is refused before it is read.
+
+    Raises
+    ------
+    ImageDecodeError
+        When there is no such file in it, the file is too large, encrypted or damaged, or the
+        archive cannot be read.
+    """
+    try:
+        archive = open_archive(path)
+    except (InputError, OSError) as error:
+        raise ImageDecodeError(source, str(error)) from error
+    if name not in archive.names:
+        raise ImageDecodeError(source, f"no such file in the archive {path}")
+    size = archive.size(name)
+    if size > max_bytes:
+        raise ImageDecodeError(
+            source, f"{size:,} bytes are more than the limit of {max_bytes:,} bytes"
+        )
+    try:
+        return archive.read(name)
+    except _DAMAGE as error:
+        raise ImageDecodeError(source, _reason(error)) from error
+
+
+def list_members(path: str, below: str = "") -> list[str]:
+    """Return the names of the files of an archive below a folder in it, relative to that, sorted.
+
+    Parameters
+    ----------
+    path : str
+        The archive.
+    below : str
+        A folder in it; "" is all of it.
+
+    Raises
+    ------
+    InputError
+        When the archive is damaged.
+    """
+    start = PurePosixPath(below)
+    names = (PurePosixPath(name) for name in open_archive(path).names)
+    inside = {name.relative_to(start) for name in names if name.is_relative_to(start)}
+    return [name.as_posix() for name in sorted(inside, key=lambda name: name.parts)]
+
+
+_open: OrderedDict[tuple[object, ...], Archive] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _read_archive(path: str) -> Archive:
+    reader: Callable[[str], Archive] = (
+        ZipArchive if path.lower().endswith(ZIP_SUFFIXES) else TarArchive
+    )
+    try:
+        return reader(path)
+    except _DAMAGE as error:
+        raise InputError(f"Cannot read the archive {path}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+class ZipArchive:
+    """A zip archive; several threads may read it at once."""
+
+    def __init__(self, path: str) -> None:
+        self._file = zipfile.ZipFile(path)
+        # A name that is stored twice means its last entry, as when the archive is unpacked.
+        self._entries = {
+            entry.filename: entry for entry in self._file.infolist() if not entry.is_dir()
+        }
+        self.names: Collection[str] = self._entries.keys()
+
+    def size(self, name: str) -> int:
+        """Return the number of bytes that the archive states for a file."""
+        return self._entries[name].file_size
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file, after checking its checksum."""
+        # zipfile never unpacks more than the size that was stated and looked at.
+        return self._file.read(self._entries[name])
+
+
+class TarArchive:
+    """An uncompressed tar archive, read at its offsets; several threads may read it at once."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        with tarfile.open(path, "r:") as file:
+            # Links and devices inside an archive are not followed: only files have content.
+            self._entries = {
+                member.name.removeprefix("./"): (member.offset_data, member.size)
+                for member in file
+                if member.isreg() and not member.issparse()
+            }
+        self.names: Collection[str] = self._entries.keys()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def size(self, name: str) -> int:
+        """Return the number of bytes that the archive states for a file."""
+        return self._entries[name][1]
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        offset, size = self._entries[name]
+        content = os.pread(self._descriptor, size, offset)
+        if len(content) != size:
+            raise tarfile.ReadError("the archive ends before the file does")
+        return content

@@ -1,0 +1,75 @@
+"""How large an image may be: limits of our own, checked before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+
+from featx._errors import ImageDecodeError, InputError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest image that is read; a larger one raises `ImageDecodeError`.
+
+    Both are checked before the memory is spent: the bytes before the file is read, the pixels on
+    the header, before decoding. Of an animation or a document of many pages only the first frame
+    is decoded, so only that counts.
+
+    Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``, which is the caller's to set and
+    never changed here: it refuses what has more than twice as many pixels, in formats other than
+    JPEG. To read larger images, raise both.
+
+    Parameters
+    ----------
+    max_pixels : int
+        Largest width x height. The default, 178,956,970, is the one above which Pillow refuses.
+    max_file_bytes : int
+        Largest encoded size, in bytes; by default 2 GiB, as no image within the default limit of
+        pixels needs more.
+
+    Raises
+    ------
+    InputError
+        If a parameter is not a whole number of at least 1.
+
+    Examples
+    --------
+    >>> Limits(max_pixels=50_000_000)
+    Limits(max_pixels=50000000, max_file_bytes=2147483648)
+    >>> Limits(max_pixels=0)
+    Traceback (most recent call last):
+    featx.InputError: Got max_pixels=0, expected a whole number of pixels, at least 1.
+    """
+
+    max_pixels: int = 178_956_970
+    max_file_bytes: int = 2**31
+
+    def __post_init__(self) -> None:
+        for name, unit in (("max_pixels", "pixels"), ("max_file_bytes", "bytes")):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise InputError(
+                    f"Got {name}={value!r}, expected a whole number of {unit}, at least 1."
+                )
+            object.__setattr__(self, name, int(value))
+
+    def check_pixels(self, size: tuple[int, int], source: str) -> None:
+        """Raise `ImageDecodeError` for a (width, height) of more than `max_pixels` pixels."""
+        width, height = size
+        if width * height > self.max_pixels:
+            raise ImageDecodeError(
+                source,
+                f"{width} x {height} pixels are more than the limit of {self.max_pixels:,} pixels",
+            )
+
+    def check_bytes(self, n_bytes: int, source: str) -> None:
+        """Raise `ImageDecodeError` for an encoded image of more than `max_file_bytes` bytes."""
+        if n_bytes > self.max_file_bytes:
+            raise ImageDecodeError(
+                source,
+                f"{n_bytes:,} bytes are more than the limit of {self.max_file_bytes:,} bytes",
+            )
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,341 @@
+"""What an image may be given as, and its content: what is hashed and decoded."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from featx._errors import ImageDecodeError, InputError
+from featx._images.archives import read_member, split_archive_path
+from featx._images.faults import library_errors
+from featx._images.folders import find_images, load_image_folder
+from featx._images.limits import DEFAULT_LIMITS, Limits
+from featx._images.manifests import load_manifest, load_path_list
+from featx._images.pixels import checked_array, pixels_from_pillow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+__all__ = [
+    "as_image_list",
+    "describe_item",
+    "find_images",
+    "load_image_folder",
+    "load_manifest",
+    "load_path_list",
+    "read_content",
+]
+
+_EXPECTED = (
+    "expected a sequence with one image a row: a list of paths, bytes, PIL images, arrays "
+    "(height, width, 3) or tensors (3, height, width); or one array (n, height, width, 3), one "
+    "tensor (n, 3, height, width), a Series or a one-column DataFrame"
+)
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+_CHANNELS = (1, 3)
+
+# Two threads must not load one lazily opened image at a time. Images share a few locks, by their
+# address, so that none has to be attached to the caller's object.
+_IMAGE_LOCKS = tuple(threading.Lock() for _ in range(64))
+
+
+def as_image_list(X: Any) -> Sequence[Any]:
+    """Return the images of any accepted input as a sequence with one item a row.
+
+    Pixels are not copied: the items are the caller's objects, or views of their rows.
+
+    Parameters
+    ----------
+    X : list, tuple, ndarray, torch.Tensor, pandas or polars Series, or one-column DataFrame
+        A list or tuple of paths (str or Path), bytes, PIL images, arrays (height, width, 3),
+        (height, width, 1) or (height, width), and tensors (3, height, width), also mixed; an array
+        of shape (n, height, width, channels) or a tensor of shape (n, channels, height, width); or
+        an array of paths or objects, of shape (n,) or (n, 1). Arrays and tensors hold uint8, or
+        floats in [0, 1]. It may have no rows.
+
+    Returns
+    -------
+    list of length n
+        Missing values (None, NaN, NA) stay in their rows; `read_content` refuses them.
+
+    Raises
+    ------
+    InputError
+        If `X` is a single image, a matrix of numbers, a generator, a DataFrame of several columns,
+        or anything else that does not hold one image a row.
+
+    Examples
+    --------
+    >>> as_image_list(("cat.jpg", Path("dog.jpg")))
+    ['cat.jpg', PosixPath('dog.jpg')]
+    >>> [item.shape for item in as_image_list(np.zeros((2, 4, 6, 3), dtype=np.uint8))]
+    [(4, 6, 3), (4, 6, 3)]
+    >>> as_image_list("cat.jpg")
+    Traceback (most recent call last):
+    featx.InputError: Got a single image, cat.jpg: wrap it in a list, [image].
+    """
+    items = _rows(X)
+    if set(map(type, items)) == {str}:  # the usual case
+        return items
+    for row, item in enumerate(items):
+        if not _is_image_like(item):
+            raise InputError(f"Row {row} is {describe_item(item)}, not an image; {_EXPECTED}.")
+    return items
+
+
+def _rows(X: Any) -> list[Any]:
+    if isinstance(X, (list, tuple)):
+        return list(X)
+    if isinstance(X, np.ndarray):
+        return _rows_of_array(X)
+    if _is_tensor(X):
+        return _rows_of_tensor(X)
+    if _is_instance(X, "pandas", "DataFrame") or _is_instance(X, "polars", "DataFrame"):
+        return _rows_of_frame(X)
+    if _is_column(X):
+        return list(X)
+    if isinstance(X, (str, os.PathLike, Image.Image, *_BYTES_LIKE)):
+        raise InputError(f"Got a single image, {describe_item(X)}: wrap it in a list, [image].")
+    if hasattr(X, "__next__"):
+        raise InputError(
+            f"Got a {type(X).__name__}, which can be read only once: make a list of it, list(X)."
+        )
+    raise InputError(f"Got {describe_item(X)}; {_EXPECTED}.")
+
+
+def _rows_of_array(X: npt.NDArray[Any]) -> list[Any]:
+    if X.ndim == 1 and len(X) == 0:
+        return []
+    if X.dtype.kind == "S":
+        raise InputError(
+            f"Got an array of dtype {X.dtype}, which cuts zero bytes off the end of each image: "
+            "pass a list of bytes."
+        )
+    if X.dtype.kind in "OUT":
+        if X.ndim == 2 and X.shape[1] == 1:
+            X = X[:, 0]
+        if X.ndim != 1:
+            raise InputError(
+                f"Got an array of dtype {X.dtype} and shape {X.shape}, expected shape (n,) or "
+                "(n, 1): one path or image a row."
+            )
+        return list(X.tolist())
+    if X.ndim == 4:
+        _refuse_batch(X, channels=X.shape[3], layout="(n, height, width, 3)")
+        return list(X)
+    raise InputError(f"Got {_describe_numbers(X)}; {_EXPECTED}.{_advice(X)}")
+
+
+def _rows_of_tensor(X: Any) -> list[Any]:
+    if X.ndim == 4:
+        _refuse_batch(X, channels=X.shape[1], layout="(n, 3, height, width)")
+        return list(X.unbind(0))
+    raise InputError(f"Got {_describe_numbers(X)}; {_EXPECTED}.{_advice(X)}")
+
+
+def _refuse_batch(X: Any, channels: int, layout: str) -> None:
+    if channels not in _CHANNELS:
+        raise InputError(
+            f"Got {_describe_numbers(X)}, expected {layout} with 3 channels, or 1 for grey: "
+            "reorder the axes (numpy transpose, torch permute)."
+        )
+
+
+def _advice(X: Any) -> str:
+    if X.ndim == 3:
+        return (
+            " If this is a single image, wrap it in a list, [image]; if it is a stack of grey "
+            "images, pass list(images)."
+        )
+    if X.ndim == 2:
+        return " If this is a single grey image, wrap it in a list, [image]."
+    return ""
+
+
+def _rows_of_frame(X: Any) -> list[Any]:
+    if X.shape[1] != 1:
+        raise InputError(
+            f"Got a DataFrame of {X.shape[1]} columns {list(X.columns)}, expected one column of "
+            'images: select it, as in X["path"].'
+        )
+    return list(X.iloc[:, 0] if hasattr(X, "iloc") else X.to_series(0))
+
+
+def _is_column(X: Any) -> bool:
+    return (
+        _is_instance(X, "pandas", "Series")
+        or _is_instance(X, "pandas", "Index")
+        or _is_instance(X, "pandas.api.extensions", "ExtensionArray")
+        or _is_instance(X, "polars", "Series")
+    )
+
+
+def _is_tensor(item: Any) -> bool:
+    return _is_instance(item, "torch", "Tensor")
+
+
+def _is_instance(item: Any, module: str, name: str) -> bool:
+    """Tell whether an object is of a class of a library, without importing the library."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(item, kind)
+
+
+def _is_missing(item: Any) -> bool:
+    if isinstance(item, (float, np.floating)):
+        return bool(np.isnan(item))
+    return item is None or type(item).__name__ in ("NAType", "NaTType")
+
+
+def _is_image_like(item: Any) -> bool:
+    return (
+        isinstance(item, (str, os.PathLike, Image.Image, np.ndarray, *_BYTES_LIKE))
+        or _is_tensor(item)
+        or _is_missing(item)
+    )
+
+
+def describe_item(item: Any) -> str:
+    """Return what to call an image in a message, on one line: its path, or what it is.
+
+    Examples
+    --------
+    >>> describe_item(Path("photos/cat.jpg"))
+    'photos/cat.jpg'
+    >>> describe_item(b"123")
+    '<3 bytes>'
+    >>> describe_item(np.zeros((4, 6, 3), dtype=np.uint8))
+    '<uint8 array of shape (4, 6, 3)>'
+    """
+    if isinstance(item, (str, os.PathLike)):
+        path = os.fsdecode(item)
+        return path if path.isprintable() and path else ascii(path)
+    if isinstance(item, _BYTES_LIKE):
+        return f"<{memoryview(item).nbytes} bytes>"
+    if isinstance(item, Image.Image):
+        name = getattr(item, "filename", "")
+        if name:
+            return describe_item(name)
+        return f"<PIL image, mode {item.mode}, {item.width} x {item.height}>"
+    if isinstance(item, np.ndarray) or _is_tensor(item):
+        return f"<{_describe_numbers(item)}>"
+    if _is_missing(item):
+        return "<missing value>"
+    return f"<{type(item).__name__}>"
+
+
+def _describe_numbers(item: Any) -> str:
+    kind = "array" if isinstance(item, np.ndarray) else "tensor"
+    dtype = str(item.dtype).removeprefix("torch.")
+    return f"{dtype} {kind} of shape {tuple(item.shape)}"
+
+
+def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDArray[Any]:
+    """Return the content of one image: what is hashed and decoded.
+
+    A path is read from disk, once; a string is always a path and never fetched. Tensors and arrays
+    become arrays of shape (height, width, channels), without copying. A PIL image becomes its
+    upright RGB pixels; the caller's object stays as it is but for being loaded, as any use of a
+    lazily opened image loads it, and several threads may read it at once.
+
+    Parameters
+    ----------
+    item : str, Path, bytes, PIL.Image.Image, ndarray or torch.Tensor
+        One item of what `as_image_list` returns.
+    limits : Limits
+        The largest file that is read, and the largest PIL image that is loaded.
+
+    Returns
+    -------
+    bytes or ndarray of shape (height, width, 1) or (height, width, 3)
+
+    Raises
+    ------
+    ImageDecodeError
+        If the file cannot be read, is no regular file, or is larger than the limit; if the value is
+        missing; if the PIL image cannot be decoded; if the array is not of the shape and dtype of
+        an image.
+
+    Examples
+    --------
+    >>> read_content(b"encoded image")
+    b'encoded image'
+    >>> read_content(Image.new("L", (6, 4))).shape
+    (4, 6, 3)
+    >>> read_content("http://example.org/cat.jpg")
+    Traceback (most recent call last):
+    featx.ImageDecodeError: Cannot read image http://example.org/cat.jpg: no such file
+    """
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, (str, os.PathLike)):
+        return _read_file(item, limits)
+    if type(item) is np.ndarray and item.dtype == np.uint8 and item.shape[2:] == (3,) and item.size:
+        return item  # the usual form is not described first, in case it should be wrong
+    source = describe_item(item)
+    if isinstance(item, (bytearray, memoryview)):
+        return bytes(item)
+    if isinstance(item, Image.Image):
+        return pixels_from_pillow(_own_copy(item, source, limits), source, limits, file=item)
+    if isinstance(item, np.ndarray):
+        return checked_array(np.asarray(item), source)
+    if _is_tensor(item):
+        return _array_of_tensor(item, source)
+    if _is_missing(item):
+        raise ImageDecodeError(source, "missing value")
+    raise InputError(f"Got {source}, not an image; {_EXPECTED}.")
+
+
+def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
+    source = describe_item(path)
+    try:
+        status = os.stat(path)  # noqa: PTH116 - Path() would rewrite the path, "" to "." for one
+    except FileNotFoundError:
+        raise ImageDecodeError(source, "no such file") from None
+    except NotADirectoryError as error:
+        member = split_archive_path(path)
+        if member is None:
+            raise ImageDecodeError(source, _os_reason(error)) from error
+        return read_member(*member, source, limits.max_file_bytes)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise ImageDecodeError(source, _os_reason(error)) from error
+    # Opening a FIFO or a device may wait for ever, so it is not tried.
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageDecodeError(source, "it is a folder, expected a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageDecodeError(source, "not a regular file (a pipe, socket or device)")
+    limits.check_bytes(status.st_size, source)
+    try:
+        return Path(path).read_bytes()
+    except (OSError, MemoryError) as error:
+        raise ImageDecodeError(source, _os_reason(error)) from error
+
+
+def _os_reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _own_copy(image: Image.Image, source: str, limits: Limits) -> Image.Image:
+    limits.check_pixels(image.size, source)
+    with _IMAGE_LOCKS[(id(image) >> 4) % len(_IMAGE_LOCKS)], library_errors(source):
+        return image.copy()
+
+
+def _array_of_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:
+    if tensor.ndim == 3 and tensor.shape[0] not in _CHANNELS:
+        raise ImageDecodeError(
+            source, "expected shape (3, height, width), (1, height, width) or (height, width)"
+        )
+    with library_errors(source):
+        array: npt.NDArray[Any] = tensor.numpy(force=True)
+    return checked_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, source)

@@ -1,0 +1,236 @@
+"""The columns of a Parquet file of embeddings: from what Python holds to what Arrow holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from featx._errors import InputError
+from featx._images.digest import DIGEST_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+EMBEDDING = "embedding"
+LABEL = "label"
+LABEL_TYPES = (pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.null())
+# The types each column may have, beside that of the embeddings.
+TYPES = {
+    "path": (pa.string(),),
+    LABEL: LABEL_TYPES,
+    "digest": (pa.binary(DIGEST_BYTES),),
+    "error": (pa.string(),),
+}
+OWN_COLUMNS = (EMBEDDING, *TYPES)
+PRECISIONS = {"float32": pa.float32(), "float16": pa.float16()}
+
+_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+
+
+def embedding_type(dimension: int, precision: str = "float32") -> pa.DataType:
+    """Return the type of the column of embeddings.
+
+    Parameters
+    ----------
+    dimension : int
+        The length of an embedding.
+    precision : {"float32", "float16"}
+        Of its elements.
+
+    Returns
+    -------
+    pyarrow.DataType
+
+    Examples
+    --------
+    >>> embedding_type(1280)
+    FixedSizeListType(fixed_size_list<element: float not null>[1280])
+    """
+    # Elements that cannot be null are read more than twice as fast.
+    element = pa.field("element", PRECISIONS[precision], nullable=False)
+    return pa.list_(element, dimension)
+
+
+def embedding_column(
+    vectors: NDArray[np.floating], kind: pa.DataType, is_null: NDArray[np.bool_] | None = None
+) -> pa.FixedSizeListArray:
+    """Return vectors as a column, without copying them.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32 or float16, shape (n, dimension)
+        C-contiguous, of the precision of `kind`.
+    kind : pyarrow.DataType
+        Of `embedding_type`.
+    is_null : ndarray of bool, shape (n,), optional
+        The rows that have no embedding.
+
+    Returns
+    -------
+    pyarrow.FixedSizeListArray
+    """
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.reshape(-1)),
+        type=kind,
+        mask=None if is_null is None else pa.array(is_null),
+    )
+
+
+def narrow_vectors(
+    vectors: NDArray[np.float32], describe: Callable[[int], str]
+) -> NDArray[np.float16]:
+    """Return vectors as float16.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (n, dimension)
+        The vectors.
+    describe : callable
+        Returns what to call a row in a message.
+
+    Returns
+    -------
+    ndarray of float16, shape (n, dimension)
+
+    Raises
+    ------
+    InputError
+        A number is beyond the range of float16, which would make it infinite.
+
+    Examples
+    --------
+    >>> narrow_vectors(np.array([[0.5, 4.0]], np.float32), "row {}".format)
+    array([[0.5, 4. ]], dtype=float16)
+    """
+    with np.errstate(over="ignore"):
+        narrow = vectors.astype(np.float16)
+    # What was infinite before stays so; what became so would be another vector.
+    became_infinite = np.isinf(narrow) & np.isfinite(vectors)
+    if became_infinite.any():
+        row = int(became_infinite.any(axis=1).argmax())
+        value = vectors[row][became_infinite[row]][0]
+        raise InputError(
+            f"Got the value {value:g} in the embedding of {describe(row)}, but float16 ends at "
+            f"{_LARGEST_FLOAT16:g}; store these embeddings as float32"
+        )
+    return narrow
+
+
+def path_column(items: Sequence[Any]) -> pa.Array:
+    """Return the paths among some images as text, and null for those that have none.
+
+    Parameters
+    ----------
+    items : sequence of images
+        Paths are str or path-like. What is no valid text in a name becomes an escape.
+
+    Returns
+    -------
+    pyarrow.Array of string
+
+    Examples
+    --------
+    >>> path_column(["a.jpg", b"encoded image"]).to_pylist()
+    ['a.jpg', None]
+    """
+    # Nothing but text, as nearly always, needs no loop in Python.
+    if set(map(type, items)) <= {str}:
+        with contextlib.suppress(UnicodeError):
+            return pa.array(items, pa.string())
+    paths = [item if isinstance(item, str | os.PathLike) else None for item in items]
+    return text_column("paths", paths)
+
+
+def text_column(name: str, values: Sequence[str | os.PathLike[str] | None]) -> pa.Array:
+    """Return texts as a column.
+
+    Raises
+    ------
+    InputError
+        A value is no text.
+    """
+    texts: list[str | None] = []
+    for row, value in enumerate(values):
+        if value is not None and not isinstance(value, str | os.PathLike):
+            raise InputError(f"Got {value!r} in row {row} of {name}, expected text or None")
+        texts.append(None if value is None else _as_text(os.fspath(value)))
+    return pa.array(texts, pa.string())
+
+
+def _as_text(text: str) -> str:
+    # File names may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def label_column(labels: Sequence[Any]) -> pa.Array:
+    """Return labels as a column of text, whole numbers, floats, truth values or nulls.
+
+    Raises
+    ------
+    InputError
+        They are not of one such type.
+    """
+    values = np.asarray(labels, dtype=object).tolist()
+    try:
+        try:
+            column = pa.array(values)
+        except UnicodeError:
+            column = pa.array([_as_text(v) if isinstance(v, str) else v for v in values])
+    except (OverflowError, pa.ArrowException) as error:
+        raise InputError(f"Got labels that are not all text or all numbers: {error}") from None
+    if column.type not in LABEL_TYPES:
+        raise InputError(f"Got labels of the type {column.type}, expected text, numbers or None")
+    return column
+
+
+def digest_column(digests: Sequence[bytes | None]) -> pa.Array:
+    """Return digests as a column.
+
+    Raises
+    ------
+    InputError
+        One has not 16 bytes.
+    """
+    for row, digest in enumerate(digests):
+        if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
+            raise InputError(
+                f"Got {digest!r} in row {row} of digests, expected {DIGEST_BYTES} bytes or None"
+            )
+    return pa.array(digests, pa.binary(DIGEST_BYTES))
+
+
+def further_column(name: str, values: Sequence[Any]) -> pa.Array:
+    """Return the values of one of the caller's own columns, of any type that Arrow can hold.
+
+    Raises
+    ------
+    InputError
+        Arrow cannot hold them.
+    """
+    try:
+        return pa.array(values)
+    except (OverflowError, pa.ArrowException) as error:
+        raise InputError(f"Got a column {name!r} that Arrow cannot hold: {error}") from None
+
+
+def check_further_names(names: Iterable[str]) -> None:
+    """Refuse further columns that have the name of one of featx's own.
+
+    Raises
+    ------
+    InputError
+        A name is taken.
+    """
+    for name in names:
+        if name in OWN_COLUMNS:
+            raise InputError(
+                f"Got a further column {name!r}, but that is one of featx's own "
+                f"({', '.join(OWN_COLUMNS)}); rename it"
+            )

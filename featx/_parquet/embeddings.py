@@ -1,0 +1,246 @@
+"""Parquet files of embeddings: what an export writes, and other tools open as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+import pyarrow as pa
+
+from featx._errors import InputError, SchemaError
+from featx._files import output_file
+from featx._parquet.columns import (
+    EMBEDDING,
+    TYPES,
+    check_further_names,
+    digest_column,
+    embedding_column,
+    embedding_type,
+    further_column,
+    label_column,
+    text_column,
+)
+from featx._parquet.files import EmbeddingFile, as_metadata, check_same_maker, open_writer
+from featx._parquet.parts import list_parts
+from featx._public import public
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
+    from sklearn.utils import Bunch
+
+
+@public
+def write_embeddings(
+    file: str | os.PathLike[str],
+    embeddings: ArrayLike,
+    *,
+    paths: Sequence[str | os.PathLike[str] | None] | None = None,
+    labels: Sequence[Any] | None = None,
+    digests: Sequence[bytes | None] | None = None,
+    errors: Sequence[str | None] | None = None,
+    further: Mapping[str, Sequence[Any]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write embeddings to a Parquet file, one row per image.
+
+    The column ``embedding`` is a fixed-size list of float32. The columns ``path``, ``label``,
+    ``digest`` and ``error`` stand beside it as far as they are given. The file is complete or
+    absent: an older file stays as it is until the new one is whole.
+
+    Parameters
+    ----------
+    file : str or path-like
+        The file to write, in a folder that exists.
+    embeddings : array-like of float, shape (n, dimension)
+        Row i is the embedding of image i. It is stored as float32.
+    paths : sequence of str, path-like or None, optional
+        Where each image came from. What is no valid text in a name is written as an escape.
+    labels : sequence of length n, optional
+        The label of each image: text, numbers or None, of one type.
+    digests : sequence of bytes or None, optional
+        The digest of each image's content, 16 bytes each.
+    errors : sequence of str or None, optional
+        Why an image has no embedding. Where it is not None the embedding is null; elsewhere
+        the row is stored as it is, NaN too.
+    further : mapping of str to sequence of length n, optional
+        More columns to stand beside these, of any type that Arrow can hold.
+    provenance : mapping, optional
+        What made the embeddings, of values that JSON knows. It is kept in the file's metadata.
+
+    Raises
+    ------
+    InputError
+        The arguments differ in length, cannot be stored, or the folder does not exist.
+    OSError
+        The file could not be written; an older one is as it was.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "photos.parquet")
+    ...     write_embeddings(file, np.eye(2), paths=["a.jpg", "b.jpg"], labels=["cat", "dog"])
+    ...     photos = read_embeddings(file)
+    >>> photos.data
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    >>> photos.target
+    array(['cat', 'dog'], dtype=object)
+    """
+    target = output_file(file)
+    vectors = _as_vectors(embeddings)
+    further = {} if further is None else further
+    check_further_names(further)
+    named = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
+    named |= {f"values of {name!r}": values for name, values in further.items()}
+    for name, values in named.items():
+        if values is not None and len(values) != len(vectors):
+            raise InputError(
+                f"Got {len(values)} {name} for {len(vectors)} embeddings, expected one for each"
+            )
+    is_null = None
+    if errors is not None:
+        is_null = np.fromiter((error is not None for error in errors), np.bool_, len(vectors))
+    columns = {
+        "path": None if paths is None else text_column("paths", paths),
+        "label": None if labels is None else label_column(labels),
+        EMBEDDING: embedding_column(vectors, embedding_type(vectors.shape[1]), is_null),
+        "digest": None if digests is None else digest_column(digests),
+        "error": None if errors is None else text_column("errors", errors),
+        **{name: further_column(name, values) for name, values in further.items()},
+    }
+    table = pa.table({name: column for name, column in columns.items() if column is not None})
+    metadata = as_metadata({} if provenance is None else provenance)
+    table = table.replace_schema_metadata(metadata)
+    with open_writer(target, table.schema) as writer:
+        writer.write(table)
+
+
+def _as_vectors(embeddings: ArrayLike) -> NDArray[np.float32]:
+    array = np.asarray(embeddings)
+    if array.ndim != 2 or array.shape[1] < 1 or not np.issubdtype(array.dtype, np.floating):
+        raise InputError(
+            f"Got embeddings of {array.dtype} and shape {array.shape}, "
+            "expected floats and the shape (n, dimension)"
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+@public
+@overload
+def read_embeddings(
+    file: str | os.PathLike[str], *, return_X_y: Literal[False] = False
+) -> Bunch: ...
+
+
+@overload
+def read_embeddings(
+    file: str | os.PathLike[str], *, return_X_y: Literal[True]
+) -> tuple[NDArray[np.float32], NDArray[Any]]: ...
+
+
+def read_embeddings(
+    file: str | os.PathLike[str], *, return_X_y: bool = False
+) -> Bunch | tuple[NDArray[np.float32], NDArray[Any]]:
+    """Read what `write_embeddings` or `export_embeddings` wrote.
+
+    Parameters
+    ----------
+    file : str or path-like
+        The file, or the folder of a dataset, whose parts follow each other in their order.
+    return_X_y : bool
+        Return only the embeddings and the labels.
+
+    Returns
+    -------
+    sklearn.utils.Bunch or (data, target)
+        With the attributes, each None where the file has no such column:
+
+        - ``data``: ndarray of float32, shape (n, dimension); NaN where an image has none. It is
+          filled row group by row group, so that no second copy of it is ever held; what is stored
+          as float16 is widened exactly
+        - ``target``: ndarray of shape (n,), the labels
+        - ``paths``: ndarray of str, shape (n,)
+        - ``digests``: ndarray of bytes, shape (n,)
+        - ``errors``: ndarray of str or None, shape (n,)
+        - ``further``: dict of str to list of length n, the columns beyond these
+        - ``provenance``: dict, what made the embeddings
+
+    Raises
+    ------
+    InputError
+        The file cannot be opened, or has no labels although they are asked for.
+    SchemaError
+        A file is damaged, or none that this version of featx wrote; a part of a dataset is missing,
+        or two parts hold embeddings of different fingerprints.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "photos.parquet")
+    ...     write_embeddings(file, np.zeros((2, 3)), labels=["cat", "dog"], provenance={"by": "me"})
+    ...     photos = read_embeddings(file)
+    >>> photos.data.shape, photos.paths, photos.provenance
+    ((2, 3), None, {'by': 'me'})
+    """
+    from sklearn.utils import Bunch
+
+    path = Path(file)
+    contents = _read(_files_of(path))
+    if not return_X_y:
+        return Bunch(**contents)
+    if contents["target"] is None:
+        raise InputError(f"{str(path)!r} has no labels: it was written without them")
+    return contents["data"], contents["target"]
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    parts = list_parts(path)
+    if not parts:
+        raise SchemaError(f"{str(path)!r} is a folder without parts of a dataset")
+    return parts
+
+
+def _read(paths: Sequence[Path]) -> dict[str, Any]:
+    # One is open at a time: a dataset may have more parts than a process may have open files.
+    files = []
+    for path in paths:
+        with EmbeddingFile(path) as file:
+            files.append(file)
+    check_same_maker(files)
+    data = np.empty((sum(file.rows for file in files), files[0].dimension), np.float32)
+    tables = []
+    start = 0
+    for path in paths:
+        with EmbeddingFile(path) as file:
+            file.read_vectors(data[start : start + file.rows])
+            tables.append(file.columns_beside())
+        start += file.rows
+    beside = pa.concat_tables(tables)
+    columns = {
+        name: _as_array(beside.column(name)) for name in beside.column_names if name in TYPES
+    }
+    further = [name for name in beside.column_names if name not in TYPES]
+    return {
+        "data": data,
+        "target": columns.get("label"),
+        "paths": columns.get("path"),
+        "digests": columns.get("digest"),
+        "errors": columns.get("error"),
+        "further": {name: beside.column(name).to_pylist() for name in further},
+        "provenance": files[0].provenance,
+    }
+
+
+def _as_array(column: pa.ChunkedArray) -> NDArray[Any]:
+    # A number beside None would become a float beside NaN, so those stay Python objects.
+    is_plain = pa.types.is_primitive(column.type) and not column.null_count
+    return np.array(column.to_pylist(), column.type.to_pandas_dtype() if is_plain else object)

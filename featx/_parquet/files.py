@@ -1,0 +1,325 @@
+"""One Parquet file of embeddings: written row group by row group, and read so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from featx._errors import InputError, SchemaError
+from featx._files import write_atomically
+from featx._parquet.columns import EMBEDDING, PRECISIONS, TYPES
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+_VERSION_KEY = b"featx.format_version"
+_PROVENANCE_KEY = b"featx.provenance"
+
+# The size of a row group; a reader holds several times as much beside the result.
+_ROW_GROUP_BYTES = 16 * 2**20
+# Short vectors bring long paths along, so that rows are limited too.
+_ROW_GROUP_ROWS = 2**17
+
+
+def as_metadata(provenance: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """Return the metadata of a file: the version of its format, and what made the embeddings.
+
+    Raises
+    ------
+    InputError
+        JSON cannot hold the provenance.
+    """
+    try:
+        text = json.dumps(dict(provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Got a provenance that JSON cannot hold: {error}") from None
+    return {_VERSION_KEY: str(FORMAT_VERSION).encode(), _PROVENANCE_KEY: text.encode()}
+
+
+def rows_of_a_group(schema: pa.Schema) -> int:
+    """Return how many rows a row group has."""
+    kind = schema.field(EMBEDDING).type
+    row_bytes: int = kind.list_size * kind.value_type.bit_width // 8
+    return min(max(1, _ROW_GROUP_BYTES // row_bytes), _ROW_GROUP_ROWS)
+
+
+def writer_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return the options of `pyarrow.parquet.ParquetWriter` that every file is written with."""
+    beside = [name for name in schema.names if name != EMBEDDING]
+    return {
+        # Vectors do not compress, and the extremes of their elements say nothing.
+        "compression": dict.fromkeys(beside, "zstd"),
+        "use_dictionary": beside,
+        "write_statistics": beside,
+        "write_page_checksum": True,
+    }
+
+
+class EmbeddingWriter:
+    """Takes rows in pieces of any size and writes row groups of the right one.
+
+    Parameters
+    ----------
+    writer : pyarrow.parquet.ParquetWriter
+        What writes the file.
+    schema : pyarrow.Schema
+        Of the file.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer = writer
+        self._group_rows = rows_of_a_group(schema)
+        self._pieces: list[pa.Table] = []
+        self._waiting = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+        while self._waiting + table.num_rows >= self._group_rows:
+            room = self._group_rows - self._waiting
+            self._pieces.append(table.slice(0, room))
+            self._waiting += room
+            self.flush()
+            table = table.slice(room)
+        if table.num_rows:
+            self._pieces.append(table)
+            self._waiting += table.num_rows
+
+    def flush(self) -> None:
+        """Write the rows that wait for others as a row group."""
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._pieces), self._group_rows)
+        self._pieces, self._waiting = [], 0
+
+
+@contextlib.contextmanager
+def open_writer(
+    path: Path, schema: pa.Schema, temporary: Path | None = None
+) -> Iterator[EmbeddingWriter]:
+    """Write a file of embeddings; `path` is the old file, or none, until the block has ended well.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or to replace.
+    schema : pyarrow.Schema
+        Its columns, with the metadata of `as_metadata`.
+    temporary : Path, optional
+        As `write_atomically` takes it.
+
+    Yields
+    ------
+    EmbeddingWriter
+
+    Raises
+    ------
+    OSError
+        The file could not be written; an older one is as it was.
+    """
+    with (
+        write_atomically(path, temporary) as output,
+        pq.ParquetWriter(output, schema, **writer_options(schema)) as parquet,
+    ):
+        writer = EmbeddingWriter(parquet, schema)
+        yield writer
+        writer.flush()
+
+
+class EmbeddingFile:
+    """A Parquet file of embeddings, open for reading.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    schema : pyarrow.Schema
+        Its columns.
+    provenance : dict
+        What made the embeddings.
+    dimension : int
+        The length of an embedding.
+    precision : {"float32", "float16"}
+        Of its elements.
+    rows : int
+        How many there are.
+    group_rows : tuple of int
+        How many each row group has.
+
+    Raises
+    ------
+    InputError
+        The file cannot be opened.
+    SchemaError
+        It is damaged, or not one that this version of featx wrote. So do the methods.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self._source = self.path.open("rb")
+        except OSError as error:
+            raise InputError(f"Cannot read {str(path)!r}: {error.strerror}") from None
+        try:
+            with self._refusing_damage():
+                self._parquet = pq.ParquetFile(self._source, page_checksum_verification=True)
+                self._check()
+        except BaseException:
+            self._source.close()
+            raise
+
+    def __enter__(self) -> EmbeddingFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._source.close()
+
+    def columns_beside(self, group: int | None = None) -> pa.Table:
+        """Return all columns but the embeddings, of one row group or of all."""
+        names = [name for name in self.schema.names if name != EMBEDDING]
+        with self._refusing_damage():
+            if group is not None:
+                return self._parquet.read_row_group(group, columns=names)
+            table = self._parquet.read(columns=names)
+            if names and table.num_rows != self.rows:
+                raise SchemaError(f"it has {table.num_rows} rows, expected {self.rows}")
+            return table
+
+    def rows_of(self, group: int) -> pa.Table:
+        """Return all columns of one row group."""
+        with self._refusing_damage():
+            return self._parquet.read_row_group(group)
+
+    def read_vectors(self, out: NDArray[np.float32]) -> None:
+        """Read all embeddings into an array of shape (rows, dimension); NaN where there is none."""
+        with self._refusing_damage():
+            start = 0
+            for group in range(len(self.group_rows)):
+                start += self._read_group(group, out[start:])
+            if start != len(out):
+                raise SchemaError(f"it has {start} embeddings, expected {len(out)}")
+
+    def vectors_of(self, group: int) -> NDArray[np.float32]:
+        """Return the embeddings of one row group; NaN where there is none."""
+        vectors = np.empty((self.group_rows[group], self.dimension), np.float32)
+        with self._refusing_damage():
+            if self._read_group(group, vectors) != len(vectors):
+                raise SchemaError(f"its row group {group} has not {len(vectors)} rows")
+        return vectors
+
+    def _read_group(self, group: int, out: NDArray[np.float32]) -> int:
+        column = self._parquet.read_row_group(group, columns=[EMBEDDING]).column(0)
+        column = column.combine_chunks()
+        piece = out[: len(column)]
+        present = column.flatten().to_numpy().reshape(-1, self.dimension)
+        if column.null_count:
+            piece[:] = np.nan
+            piece[column.is_valid().to_numpy(zero_copy_only=False)] = present
+        else:
+            piece[:] = present
+        return len(column)
+
+    def _check(self) -> None:
+        self.schema = self._parquet.schema_arrow
+        self.provenance = _read_provenance(self.schema.metadata or {})
+        self.dimension, self.precision = _check_columns(self.schema)
+        metadata = self._parquet.metadata
+        self.group_rows = tuple(
+            metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
+        )
+        self.rows: int = metadata.num_rows
+        if sum(self.group_rows) != self.rows:
+            raise SchemaError(f"its row groups have {sum(self.group_rows)} rows, not {self.rows}")
+
+    @contextlib.contextmanager
+    def _refusing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, MemoryError, LookupError, ValueError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise SchemaError(
+                f"{str(self.path)!r} cannot be read as embeddings: {reason}"
+            ) from error
+
+
+def _check_columns(schema: pa.Schema) -> tuple[int, str]:
+    """Refuse a schema that is not of this format; return dimension and precision."""
+    if EMBEDDING not in schema.names:
+        raise SchemaError(f"it has no column {EMBEDDING!r}")
+    kind = schema.field(EMBEDDING).type
+    precisions = {value: name for name, value in PRECISIONS.items()}
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type not in precisions:
+        raise SchemaError(f"its embeddings are {kind}, expected fixed-size lists of float")
+    for field in schema:
+        if field.type not in TYPES.get(field.name, (field.type,)):
+            raise SchemaError(f"its column {field.name!r} is of {field.type}")
+    return kind.list_size, precisions[kind.value_type]
+
+
+def _read_provenance(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    if not {_VERSION_KEY, _PROVENANCE_KEY} <= metadata.keys():
+        raise SchemaError("it was not written by featx")
+    version = metadata[_VERSION_KEY].decode()
+    if version != str(FORMAT_VERSION):
+        raise SchemaError(f"it has the format version {version}, this featx reads {FORMAT_VERSION}")
+    provenance: dict[str, Any] = json.loads(metadata[_PROVENANCE_KEY])
+    return provenance
+
+
+def describe_maker(provenance: Mapping[str, Any]) -> str:
+    """Return the words for what made some embeddings.
+
+    Examples
+    --------
+    >>> describe_maker({"backbone": "efficientnet_lite0", "fingerprint": "ab12cd34ef56"})
+    'efficientnet_lite0 (fingerprint ab12cd34…)'
+    """
+    backbone = provenance.get("backbone", "an unnamed network")
+    fingerprint = provenance.get("fingerprint")
+    if fingerprint is None:
+        return f"{backbone} (no fingerprint)"
+    return f"{backbone} (fingerprint {str(fingerprint)[:8]}…)"
+
+
+def check_same_maker(files: Sequence[EmbeddingFile]) -> None:
+    """Refuse files whose embeddings cannot stand in one matrix.
+
+    Raises
+    ------
+    SchemaError
+        Two of them differ in fingerprint, dimension, precision or columns; both are named.
+    """
+    first = files[0]
+    for file in files[1:]:
+        maker = file.provenance.get("fingerprint", file.provenance)
+        if maker != first.provenance.get("fingerprint", first.provenance):
+            raise SchemaError(
+                f"{str(first.path)!r} holds embeddings of {describe_maker(first.provenance)} but "
+                f"{str(file.path)!r} those of {describe_maker(file.provenance)}; expected parts "
+                "of one and the same"
+            )
+        if not file.schema.equals(first.schema):
+            raise SchemaError(
+                f"{str(first.path)!r} and {str(file.path)!r} have different columns; expected "
+                "parts of one dataset"
+            )

@@ -1,0 +1,107 @@
+"""Predictions: new images through a saved model, one row per image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+
+from featx._embedder import ImageEmbedder
+from featx._errors import InputError
+from featx._files import output_file, write_atomically
+from featx._images.sources import as_image_list, describe_item
+from featx._public import public
+
+if TYPE_CHECKING:
+    import os
+
+    from featx._errors import DecodeFailure
+
+
+@public
+def predict_images(
+    model: Any, images: Any, *, skip_unreadable: bool = False, **embedder_params: Any
+) -> tuple[pd.DataFrame, tuple[DecodeFailure, ...]]:
+    """Classify images by a fitted pipeline whose first step is an `ImageEmbedder`.
+
+    Parameters
+    ----------
+    model : Pipeline
+        As `load_model` returns it.
+    images : sequence of images
+        As `ImageEmbedder` takes them.
+    skip_unreadable : bool, default=False
+        Leave out images that cannot be read, instead of raising at the first.
+    **embedder_params : dict
+        Parameters to change in the embedder that do not change a vector, such as ``cache``.
+
+    Returns
+    -------
+    predictions : DataFrame
+        Columns ``path``, ``label`` and, where the model has probabilities, ``probability``: that
+        of the label.
+    failures : tuple of DecodeFailure
+        The images that were left out.
+
+    Raises
+    ------
+    InputError
+        When the model is not such a pipeline.
+    ImageDecodeError
+        When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+    """
+    if not isinstance(model, Pipeline) or not isinstance(model.steps[0][1], ImageEmbedder):
+        raise InputError(
+            f"Got a {type(model).__name__} but expected a Pipeline whose first step is an "
+            "ImageEmbedder, as featx select writes it"
+        )
+    fitted = model.steps[0][1]
+    embedder = clone(fitted).set_params(
+        on_error="nan" if skip_unreadable else "raise", **embedder_params
+    )
+    # A clone that would compute other vectors must still be refused.
+    embedder.fingerprint_, embedder.execution_ = fitted.fingerprint_, fitted.execution_
+    items = as_image_list(images)
+    extraction = embedder.extract(items)
+    unread = {failure.row for failure in extraction.failures}
+    rows = [row for row in range(len(items)) if row not in unread]
+    head, vectors = model[1:], extraction.vectors[rows]
+    labels = head.predict(vectors)
+    columns: dict[str, Any] = {
+        "path": [describe_item(items[row]) for row in rows],
+        "label": [_printable(label) for label in labels],
+    }
+    if hasattr(head, "predict_proba"):
+        # The label is the model's own; its probability is looked up by its class.
+        places = np.searchsorted(head.classes_, labels)
+        columns["probability"] = head.predict_proba(vectors)[np.arange(len(rows)), places]
+    return pd.DataFrame(columns), extraction.failures
+
+
+def _printable(label: Any) -> Any:
+    # The name of a class folder may hold bytes that are no text; a table cannot.
+    if isinstance(label, str):
+        return label.encode("utf-8", "backslashreplace").decode("utf-8")
+    return label
+
+
+def write_predictions(predictions: pd.DataFrame, out: str | os.PathLike[str]) -> None:
+    """Write predictions to a CSV file that is complete or absent, whatever happens.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `predict_images` returns them.
+    out : path
+        The file; its folder must exist.
+
+    Raises
+    ------
+    InputError
+        When the folder does not exist.
+    """
+    with write_atomically(output_file(out)) as output:
+        output.write(predictions.to_csv(index=False).encode())

@@ -1,0 +1,117 @@
+"""Progress: one line on a terminal or in a notebook, nothing in a pipe or in a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from featx._errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Advance(Protocol):
+    """Tells a progress bar how far a loop has come."""
+
+    def __call__(self, done: int, found: int = 0) -> None:
+        """Add images that are done, and how many of them were there before."""
+        ...
+
+
+def no_progress(done: int, found: int = 0) -> None:
+    """Show nothing."""
+
+
+def check_progress(progress: bool | str) -> None:
+    """Raise InputError unless ``progress`` is ``"auto"``, True or False."""
+    if progress not in ("auto", True, False):
+        raise InputError(f"Got progress={progress!r} but expected 'auto', True or False")
+
+
+@contextmanager
+def progress_bar(description: str, total: int, progress: bool | str = "auto") -> Iterator[Advance]:
+    """Show how far a loop has come, with images a second, the time left and the share found.
+
+    Parameters
+    ----------
+    description : str
+        What is being done.
+    total : int
+        How many images there are to do.
+    progress : {"auto"} or bool
+        ``"auto"`` shows it on a terminal and in a notebook, in the main process only: the workers
+        of a search would write over each other.
+
+    Yields
+    ------
+    callable
+        Call it with the number of images that were done, and how many of them needed no computing.
+    """
+    if progress is False or total == 0 or (progress == "auto" and not _someone_is_watching()):
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeLeft(),
+        TextColumn("{task.fields[share]}"),
+    )
+    # On stderr, so that what a command prints can be piped while the bar is seen.
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, rate="", share="")
+        all_found = 0
+
+        def advance(done: int, found: int = 0) -> None:
+            nonlocal all_found
+            all_found += found
+            bar.update(task, advance=done)
+            state = bar.tasks[0]
+            rate = "" if state.speed is None else f"{state.speed:.0f} images/s"
+            share = f"{all_found / state.completed:.0%} already there" if all_found else ""
+            bar.update(task, rate=rate, share=share)
+
+        yield advance
+
+
+@contextmanager
+def busy_line(description: str, progress: bool | str = "auto") -> Iterator[None]:
+    """Show that something of unknown length is going on, and for how long it has.
+
+    Parameters
+    ----------
+    description : str
+        What is being done.
+    progress : {"auto"} or bool
+        As `progress_bar` takes it.
+    """
+    if progress is False or (progress == "auto" and not _someone_is_watching()):
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as line:
+        line.add_task(description, total=None)
+        yield
+
+
+def _someone_is_watching() -> bool:
+    if multiprocessing.current_process().name != "MainProcess":
+        return False
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config

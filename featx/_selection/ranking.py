@@ -1,0 +1,357 @@
+"""Ranking: which pretrained network serves a set of labelled images, before anything is tuned."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+
+from featx._backbones.catalog import list_backbones
+from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.providers import load_backbone
+from featx._backbones.taps import PENULTIMATE
+from featx._embedder import ImageEmbedder
+from featx._errors import ImageDecodeWarning, InputError, WeightsError, did_you_mean
+from featx._images.sources import as_image_list
+from featx._public import public
+from featx._selection.labels import check_folds, check_lengths, encode_labels
+from featx._selection.source_classifier import find_source_classifier
+from featx._selection.timing import seconds_per_image
+from featx._selection.transferability import (
+    PROBE_FOLDS,
+    h_score,
+    leep,
+    linear_probe_score,
+    log_me,
+    nce,
+    nearest_neighbour_score,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    Score = Callable[[np.ndarray, Any], float]
+
+# Of the embeddings. The order is that of their agreement with a search, as it was measured: the
+# first one decides.
+_OF_EMBEDDINGS: dict[str, Score] = {
+    "linear_probe": linear_probe_score,
+    "logme": log_me,
+    "knn": nearest_neighbour_score,
+    "hscore": h_score,
+}
+
+# Of the probabilities that the network's own classifier gives.
+_OF_PROBABILITIES: dict[str, Score] = {
+    "leep": leep,
+    "nce": lambda probabilities, labels: nce(probabilities.argmax(axis=1), labels),
+}
+
+SCORES = (*_OF_EMBEDDINGS, *_OF_PROBABILITIES)
+"""The names that ``scores=`` takes."""
+
+DEFAULT_SCORES = tuple(_OF_EMBEDDINGS)
+
+_ON_MISSING = ("raise", "skip")
+
+
+@public
+def rank_backbones(
+    X: Any,
+    y: Any,
+    backbones: Iterable[str | FrozenBackbone] | None = None,
+    *,
+    layers: Any = None,
+    pooling: Any = None,
+    scores: str | Iterable[str] = DEFAULT_SCORES,
+    embedder: ImageEmbedder | None = None,
+    on_missing: str = "raise",
+    skip_unreadable: bool = False,
+    timed_images: int = 128,
+) -> pd.DataFrame:
+    """Rank pretrained networks by how well their embeddings serve some labelled images.
+
+    Each network embeds every image once, through the embedder's cache; the scores are computed
+    from the embeddings. Weights are downloaded only where the environment variable
+    ``FEATX_DOWNLOAD=1`` allows it.
+
+    Parameters
+    ----------
+    X : sequence of images
+        As `ImageEmbedder` takes them.
+    y : array-like of shape (n_images,)
+        The class of each image.
+    backbones : iterable of str or FrozenBackbone, optional
+        The networks: names, or what `load_backbone` returns, such as one network at several image
+        sizes. By default those that come as packages of PyPI and are on this machine.
+    layers, pooling : optional
+        As `ImageEmbedder` takes them; by default those of ``embedder``.
+    scores : str or iterable of str, default=("linear_probe", "logme", "knn", "hscore")
+        Any of these, and ``"leep"`` and ``"nce"``, which ask the classifier that the network was
+        trained with, from the same forward; they are NaN where there is none, or only a random one.
+        The first decides the order, the next ones its ties. See `featx._selection.transferability`.
+    embedder : ImageEmbedder, optional
+        Views, device, cache and all else that an embedding takes; by default ``ImageEmbedder()``.
+        Its ``weights`` and ``image_size`` hold for networks given by name.
+    on_missing : {"raise", "skip"}, default="raise"
+        What to do about a network whose weights are not on this machine: raise before any image is
+        embedded, or leave it out with a warning.
+    skip_unreadable : bool, default=False
+        Leave out images that cannot be read, with one `ImageDecodeWarning`, instead of raising.
+    timed_images : int, default=128
+        How many images are embedded once more, past the cache, for ``seconds_per_image``; 0 leaves
+        it NaN.
+
+    Returns
+    -------
+    DataFrame
+        One row per network, the best first:
+
+        - ``backbone``, ``weights`` and ``image_size`` (pixels) name it;
+        - ``rank``: 1 is the best; networks with equal scores share one;
+        - a column per score, greater is better, and a column ``<score>_rank`` beside it, in which
+          equal ones share the mean of their places;
+        - ``seconds_per_image``: reading, decoding and the network, on this machine as it is now;
+        - ``parameters``: in millions, the classifier's included;
+        - ``dimension``: length of an embedding.
+
+    Raises
+    ------
+    InputError
+        When a score or a network is not known, the labels are not one per image, are of one class
+        only or too few for a score, or the embedder would hand NaN rows to the scores.
+    WeightsError
+        When weights are not on this machine and ``on_missing="raise"``, or none are left.
+    ImageDecodeError
+        When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+
+    Notes
+    -----
+    ``benchmarks/ranking.py`` measures how well each order agrees with that of a cross-validated
+    search: the linear probe's best, then LogME's. With few images the H-score can prefer a random
+    network. LEEP and NCE compare classifiers as much as embeddings, so that networks trained in
+    different ways, or one network at several image sizes, can come out in the wrong order. Close
+    scores change places on other images; let `head_search` decide between the first ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featx import load_backbone
+    >>> from featx._selection.ranking import rank_backbones
+    >>> random = np.random.default_rng(0)
+    >>> images = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    >>> images[6:, :, ::4] = 0
+    >>> labels = ["plain"] * 6 + ["striped"] * 6
+    >>> small = load_backbone("efficientnet_lite0", image_size=64)
+    >>> table = rank_backbones(images, labels, [small], timed_images=0)
+    >>> table[["backbone", "rank", "image_size", "dimension"]]
+                 backbone  rank  image_size  dimension
+    0  efficientnet_lite0     1          64       1280
+    """
+    names = _checked_scores(scores)
+    candidates = _checked_backbones(backbones)
+    prototype = _prototype(embedder, layers, pooling)
+    items = as_image_list(X)
+    _check_labels(items, y, names)
+    if on_missing not in _ON_MISSING:
+        hint = did_you_mean(str(on_missing), _ON_MISSING)
+        raise InputError(f"Got on_missing={on_missing!r} but expected 'raise' or 'skip'{hint}")
+    candidates = _with_weights(candidates, prototype, on_missing)
+    if skip_unreadable:
+        items, y = _readable(items, y, _embedder_of(candidates[0], prototype))
+        _check_labels(items, y, names)
+    rows = [
+        _describe(candidate, prototype, items, y, names, timed_images) for candidate in candidates
+    ]
+    return order_by_rank(pd.DataFrame(rows), names)
+
+
+def order_by_rank(table: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Return a table of scores with their ranks, the best row first.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per network, its name first, with a column for each score, greater is better.
+    scores : sequence of str
+        The columns that count: the first decides, the next ones where it is equal.
+
+    Returns
+    -------
+    DataFrame
+        With ``rank`` after the name, 1 for the best, and ``<score>_rank`` after each score. A
+        network without a score (NaN) comes after those that have it.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"backbone": ["a", "b"], "knn": [0.5, 0.7]})
+    >>> order_by_rank(table, ["knn"])
+      backbone  rank  knn  knn_rank
+    0        b     1  0.7       1.0
+    1        a     2  0.5       2.0
+    """
+    places = table[list(scores)].rank(ascending=False)
+    columns: dict[str, Any] = {}
+    for name in table.columns:
+        columns[name] = table[name]
+        if name in scores:
+            columns[f"{name}_rank"] = places[name]
+    ranked = pd.DataFrame(columns)
+    by_place = [f"{score}_rank" for score in scores]
+    ranked = ranked.sort_values(by_place, kind="stable", ignore_index=True)
+    # Equal in every score is equal in rank; of networks that lack one the same is asked.
+    same = ranked[by_place].eq(ranked[by_place].shift()) | (
+        ranked[by_place].isna() & ranked[by_place].shift().isna()
+    )
+    numbers = pd.Series(range(1, len(ranked) + 1))
+    is_tie = same.all(axis=1) & (numbers > 1)
+    ranked.insert(1, "rank", numbers.mask(is_tie).ffill().astype(int))
+    return ranked
+
+
+class _Candidate(NamedTuple):
+    """A network that is ranked, and what is said of it."""
+
+    backbone: str | FrozenBackbone
+    name: str
+
+
+def _checked_scores(scores: str | Iterable[str]) -> list[str]:
+    names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
+    if not names:
+        raise InputError(f"Got no scores but expected some of {', '.join(SCORES)}")
+    for name in names:
+        if name not in SCORES:
+            hint = did_you_mean(str(name), SCORES)
+            raise InputError(f"Got score {name!r} but expected some of {', '.join(SCORES)}{hint}")
+    return names
+
+
+def _checked_backbones(backbones: Iterable[str | FrozenBackbone] | None) -> list[_Candidate]:
+    expected = "names of networks, or what load_backbone returns"
+    if backbones is None:
+        backbones = [entry.name for entry in list_backbones(installed=True)]
+    elif isinstance(backbones, str | FrozenBackbone):
+        backbones = [backbones]
+    candidates = list(backbones)
+    if not candidates:
+        raise InputError(f"Got no backbones but expected {expected}")
+    for candidate in candidates:
+        if not isinstance(candidate, str | FrozenBackbone):
+            raise InputError(f"Got {candidate!r} among the backbones but expected {expected}")
+    return [
+        _Candidate(candidate, candidate if isinstance(candidate, str) else candidate.name)
+        for candidate in dict.fromkeys(candidates)
+    ]
+
+
+def _prototype(embedder: ImageEmbedder | None, layers: Any, pooling: Any) -> ImageEmbedder:
+    prototype: ImageEmbedder = clone(ImageEmbedder() if embedder is None else embedder)
+    given = {"layers": layers, "pooling": pooling}
+    prototype.set_params(**{name: value for name, value in given.items() if value is not None})
+    if prototype.on_error == "nan":
+        raise InputError(
+            "Got an embedder with on_error='nan' but expected on_error='raise': scores cannot be "
+            "had of NaN rows; pass skip_unreadable=True to leave unreadable images out"
+        )
+    return prototype
+
+
+def _check_labels(items: Sequence[Any], y: Any, scores: Sequence[str]) -> None:
+    check_lengths(len(items), len(encode_labels(y)))
+    if "linear_probe" in scores:
+        check_folds(y, PROBE_FOLDS)
+
+
+def _embedder_of(candidate: _Candidate, prototype: ImageEmbedder) -> ImageEmbedder:
+    embedder: ImageEmbedder = clone(prototype).set_params(backbone=candidate.backbone)
+    if isinstance(candidate.backbone, FrozenBackbone):
+        # It has weights and an image size of its own.
+        embedder.set_params(weights="default", image_size=None)
+    return embedder
+
+
+def _load(candidate: _Candidate, prototype: ImageEmbedder) -> FrozenBackbone:
+    if isinstance(candidate.backbone, FrozenBackbone):
+        return candidate.backbone
+    return load_backbone(
+        candidate.backbone, weights=prototype.weights, image_size=prototype.image_size
+    )
+
+
+def _with_weights(
+    candidates: Sequence[_Candidate], prototype: ImageEmbedder, on_missing: str
+) -> list[_Candidate]:
+    """Return the candidates whose weights are here, before hours are spent on the first ones."""
+    found = []
+    for candidate in candidates:
+        try:
+            # Loaded again when its turn comes: many networks may not fit into memory together.
+            _load(candidate, prototype)
+        except WeightsError as error:
+            if on_missing == "raise":
+                raise
+            warnings.warn(f"Left out {candidate.name}: {error}", UserWarning, stacklevel=3)
+        else:
+            found.append(candidate)
+    if not found:
+        names = ", ".join(candidate.name for candidate in candidates)
+        raise WeightsError(
+            f"The weights of none of {names} are on this machine; 'featx backbones --installed' "
+            "lists the networks whose weights are"
+        )
+    return found
+
+
+def _readable(items: Sequence[Any], y: Any, embedder: ImageEmbedder) -> tuple[list[Any], list[Any]]:
+    """Return the images that can be read, with their labels; embeds them by the first network."""
+    extraction = clone(embedder).set_params(on_error="nan").extract(items)
+    unread = {failure.row for failure in extraction.failures}
+    if unread:
+        warnings.warn(ImageDecodeWarning(extraction.failures, len(items)), stacklevel=3)
+    labels = list(y)
+    rows = [row for row in range(len(items)) if row not in unread]
+    return [items[row] for row in rows], [labels[row] for row in rows]
+
+
+def _describe(
+    candidate: _Candidate,
+    prototype: ImageEmbedder,
+    items: Sequence[Any],
+    y: Any,
+    scores: Sequence[str],
+    timed_images: int,
+) -> dict[str, Any]:
+    """Return a row of the table."""
+    backbone = _load(candidate, prototype)
+    embedder = _embedder_of(candidate, prototype)
+    needs_classifier = any(name in _OF_PROBABILITIES for name in scores)
+    classifier = find_source_classifier(backbone) if needs_classifier else None
+    if classifier is not None:
+        # What the classifier takes is kept from the same forward.
+        embedder.set_params(also_cache=[*embedder.also_cache, (PENULTIMATE, "avg")])
+    vectors = embedder.transform(items)
+    values = {name: score(vectors, y) for name, score in _OF_EMBEDDINGS.items() if name in scores}
+    if classifier is not None:
+        is_penultimate = (embedder.layers, embedder.pooling) == (PENULTIMATE, "avg")
+        tapped = clone(embedder).set_params(layers=PENULTIMATE, pooling="avg")
+        penultimate = vectors if is_penultimate else tapped.transform(items)
+        probabilities = classifier.probabilities(penultimate)
+        values |= {
+            name: score(probabilities, y)
+            for name, score in _OF_PROBABILITIES.items()
+            if name in scores
+        }
+    return {
+        "backbone": candidate.name,
+        **{name: values.get(name, np.nan) for name in scores},
+        "seconds_per_image": seconds_per_image(embedder, items, timed_images),
+        "parameters": sum(part.numel() for part in backbone.module.parameters()) / 1e6,
+        "dimension": vectors.shape[1],
+        "image_size": backbone.preprocessing.image_size,
+        "weights": backbone.weights,
+    }

@@ -1,0 +1,352 @@
+"""Selection: from labelled images to a model that was chosen, scored and can be saved."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from featx._embedder import ImageEmbedder
+from featx._errors import InputError
+from featx._persistence import save_model
+from featx._progress import busy_line
+from featx._public import public
+from featx._selection.heads import head_name
+from featx._selection.held_out import HeldOutScore as HeldOutScore
+from featx._selection.held_out import score_held_out
+from featx._selection.labelled_embeddings import LabelledEmbeddings as LabelledEmbeddings
+from featx._selection.labelled_embeddings import embed_labelled
+from featx._selection.search import head_search
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sklearn.model_selection import GridSearchCV
+
+    from featx._errors import DecodeFailure
+
+
+# What a selection may write.
+_FILES = (
+    "model.skops",
+    "cv_results.csv",
+    "summary.json",
+    "embeddings.parquet",
+    "test_embeddings.parquet",
+)
+
+
+@public
+@dataclass(frozen=True)
+class Selection:
+    """A finished search and the model that it chose.
+
+    Attributes
+    ----------
+    search : GridSearchCV
+        The fitted search.
+    model : Pipeline
+        Its ``best_estimator_``; where that has no ``predict_proba``, the same with its classifier
+        calibrated.
+    scores : DataFrame
+        One row per head, best first: ``head``, ``mean`` and ``std`` of the score over the folds of
+        its best candidate, ``fit_seconds``, ``params``.
+    train, test : LabelledEmbeddings
+        What it was fitted and scored on; ``test`` is None where none was given.
+    held_out : HeldOutScore or None
+        The model's score on ``test``.
+
+    See Also
+    --------
+    featx.select_model : Returns it, with an example.
+    """
+
+    search: GridSearchCV
+    model: Pipeline
+    scores: pd.DataFrame
+    train: LabelledEmbeddings
+    test: LabelledEmbeddings | None
+    held_out: HeldOutScore | None
+
+    @property
+    def failures(self) -> tuple[DecodeFailure, ...]:
+        """The images that were left out of either set."""
+        return self.train.failures + (() if self.test is None else self.test.failures)
+
+    @property
+    def shared_images(self) -> int:
+        """How many images of the test set are, byte for byte, also in the training set."""
+        if self.test is None:
+            return 0
+        known = set(self.train.digests)
+        return sum(digest in known for digest in self.test.digests)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures as plain JSON types."""
+        best = self.scores.iloc[0]
+        summary: dict[str, Any] = {
+            "train_images": len(self.train.paths),
+            "train_unreadable": len(self.train.failures),
+            "classes": [str(label) for label in self.search.classes_],
+            "scores": self.scores.to_dict("records"),
+            "best_head": best["head"],
+            "best_params": best["params"],
+        }
+        if self.test is not None and self.held_out is not None:
+            low, high = self.held_out.interval
+            summary |= {
+                "test_images": self.held_out.total,
+                "test_unreadable": len(self.test.failures),
+                "test_images_also_in_train": self.shared_images,
+                "test_accuracy": self.held_out.accuracy,
+                "test_accuracy_95_low": low,
+                "test_accuracy_95_high": high,
+            }
+        return summary
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the model, the scores and the embeddings.
+
+        Every file is complete before the first one takes its place.
+
+        Parameters
+        ----------
+        folder : path
+            Made where it is missing; the files of an earlier selection in it are replaced, or
+            removed where this one has none of that name.
+
+        Returns
+        -------
+        list of Path
+            ``model.skops``, ``cv_results.csv``, ``summary.json``, ``embeddings.parquet`` and, with
+            a test set, ``test_embeddings.parquet``.
+        """
+        target = Path(folder)
+        check_output_folder(target)
+        made = [parent for parent in (target, *target.parents) if not parent.exists()]
+        target.mkdir(parents=True, exist_ok=True)
+        # Inside the target: the folder above it may not be ours to write.
+        partial = Path(tempfile.mkdtemp(dir=target, prefix=".partial-"))
+        try:
+            self._write(partial)
+            files = {file.name: file for file in partial.iterdir()}
+            for name in _FILES:
+                if name in files:
+                    files[name].replace(target / name)
+                else:
+                    (target / name).unlink(missing_ok=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:
+                parent.rmdir()
+            raise
+        partial.rmdir()
+        return [target / name for name in _FILES if name in files]
+
+    def _write(self, folder: Path) -> None:
+        provenance = self.model.steps[0][1].get_provenance()
+        save_model(self.model, folder / "model.skops")
+        pd.DataFrame(self.search.cv_results_).to_csv(folder / "cv_results.csv", index=False)
+        summary = json.dumps(self.summary(), indent=2)
+        (folder / "summary.json").write_text(summary + "\n", encoding="utf-8")
+        self.train.save(folder / "embeddings.parquet", provenance)
+        if self.test is not None:
+            self.test.save(folder / "test_embeddings.parquet", provenance)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raise InputError where results cannot go, before any work is done."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"Got {folder} to write results into, but {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"Got {folder} to write results into, but {existing} cannot be written")
+
+
+@public
+def select_model(
+    train: Any,
+    test: Any = None,
+    *,
+    heads: str | Iterable[str] = "all",
+    embedder: ImageEmbedder | None = None,
+    cv: int = 5,
+    scoring: Any = "accuracy",
+    n_jobs: int | None = None,
+    random_state: int | None = 0,
+    skip_unreadable: bool = False,
+) -> Selection:
+    """Choose the head for labelled images by cross-validation, and score it on held-out ones.
+
+    Parameters
+    ----------
+    train, test : Bunch
+        As `load_image_folder` and `load_manifest` return them: ``data`` and ``target``.
+    heads, embedder, scoring, n_jobs, random_state
+        As `head_search` takes them.
+    cv : int, default=5
+        Number of folds.
+    skip_unreadable : bool, default=False
+        Leave out images that cannot be read before splitting, instead of raising at the first.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    InputError
+        When there is one class only, a class has fewer images than folds, or the test set has
+        a label that the training set has not.
+    ImageDecodeError
+        When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+    """
+    embedder = ImageEmbedder() if embedder is None else embedder
+    search = head_search(
+        heads, embedder=embedder, cv=cv, scoring=scoring, n_jobs=n_jobs, random_state=random_state
+    )
+    check_classes(train.target, cv)
+    if test is not None:
+        _check_test_labels(train.target, test.target)
+    with _kept_embeddings(embedder) as cached:
+        # Every image is embedded before the search: unreadable ones are met before hours of
+        # fitting, and the progress bar runs once. The search finds the embeddings in the cache.
+        train_set = embed_labelled(train, cached, skip_unreadable=skip_unreadable)
+        test_set = (
+            None if test is None else embed_labelled(test, cached, skip_unreadable=skip_unreadable)
+        )
+        check_classes(train_set.labels, cv)
+        largest_fold = math.ceil(len(train_set.labels) / cv)
+        _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
+        candidates = len(ParameterGrid(search.param_grid))
+        work = f"Cross-validating {candidates} candidates over {cv} folds"
+        search.set_params(estimator__embedder=cached)
+        # The heads' matrices are small: several threads for each product cost more than they save.
+        with threadpool_limits(1, user_api="blas"), busy_line(work, embedder.progress):
+            search.fit(train_set.paths, train_set.labels)
+    search.best_estimator_.set_params(embedder__cache=embedder.cache)
+    model = _with_probabilities(search, train_set)
+    return Selection(
+        search=search,
+        model=model,
+        scores=tabulate_scores(search),
+        train=train_set,
+        test=test_set,
+        held_out=None if test_set is None else score_held_out(model, test_set),
+    )
+
+
+@contextmanager
+def _kept_embeddings(embedder: ImageEmbedder) -> Iterator[ImageEmbedder]:
+    """Give an embedder that keeps what it computes, at least as long as the search runs.
+
+    Without a cache, or with one that cannot be written, every fold and candidate would compute all
+    images again.
+    """
+    if embedder.keeps_embeddings():
+        yield embedder
+        return
+    with tempfile.TemporaryDirectory(prefix="featx-") as folder:
+        yield clone(embedder).set_params(cache=folder)
+
+
+def check_classes(labels: Any, folds: int) -> None:
+    """Raise InputError unless there are two classes, each with an image for every fold."""
+    counts = Counter(map(str, labels))
+    if len(counts) < 2:
+        raise InputError(
+            f"Got one class only, {next(iter(counts))!r}, but expected at least 2 to choose between"
+        )
+    label, count = min(counts.items(), key=lambda pair: (pair[1], str(pair[0])))
+    if count < folds:
+        raise InputError(
+            f"Got a class {label!r} of {count} image{'' if count == 1 else 's'} but expected at "
+            f"least {folds}, one for each fold; add images, leave the class out, or lower the "
+            "number of folds (--cv)"
+        )
+
+
+def tabulate_scores(search: GridSearchCV) -> pd.DataFrame:
+    """Return the best candidate of each head, best head first.
+
+    Parameters
+    ----------
+    search : GridSearchCV
+        A fitted search of `head_search`.
+
+    Returns
+    -------
+    DataFrame
+        ``head``, ``mean``, ``std``, ``fit_seconds`` (mean over the folds) and ``params``, the
+        values that were chosen.
+    """
+    results = search.cv_results_
+    table = pd.DataFrame(
+        {
+            "head": [head_name(head) for head in results["param_head"]],
+            "mean": results["mean_test_score"],
+            "std": results["std_test_score"],
+            "fit_seconds": results["mean_fit_time"],
+            "params": [_chosen_values(params) for params in results["params"]],
+            "rank": results["rank_test_score"],
+        }
+    )
+    best = table.sort_values("rank", kind="stable").groupby("head", sort=False).head(1)
+    return best.drop(columns="rank").reset_index(drop=True)
+
+
+def _chosen_values(params: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix("head__"): value
+        for name, value in params.items()
+        if name not in ("head", "scaler")
+    }
+
+
+def _drop_impossible_candidates(search: GridSearchCV, fitted_images: int) -> None:
+    """Leave out numbers of neighbours that exceed the images of the smallest training fold."""
+    for grid in search.param_grid:
+        if "head__n_neighbors" in grid:
+            counts = grid["head__n_neighbors"]
+            possible = [count for count in counts if count <= fitted_images]
+            grid["head__n_neighbors"] = possible or [fitted_images]
+
+
+def _check_test_labels(train: Any, test: Any) -> None:
+    unknown = sorted(set(map(str, test)) - set(map(str, train)))
+    if unknown:
+        raise InputError(
+            f"Got test images of class {unknown[0]!r} but expected only classes of the training "
+            f"set: {', '.join(sorted(set(map(str, train))))}"
+        )
+
+
+def _with_probabilities(search: GridSearchCV, train: LabelledEmbeddings) -> Pipeline:
+    """Return the winner, calibrated where its classifier has no probabilities of its own.
+
+    Only the winner is calibrated (Platt, 1999): calibrating every candidate would multiply the
+    fits of the search by the folds of the calibration. Scaler and classifier are calibrated
+    together, over as many folds as the search has, so that no fold has seen the scaling of
+    another.
+    """
+    model: Pipeline = search.best_estimator_
+    if hasattr(model, "predict_proba"):
+        return model
+    embedder, rest = model.steps[0][1], model.steps[1:]
+    classifier = CalibratedClassifierCV(clone(Pipeline(rest)), cv=search.n_splits_, ensemble=False)
+    classifier.fit(train.vectors, train.labels)
+    return Pipeline([("embedder", embedder), ("classifier", classifier)])

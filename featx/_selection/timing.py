@@ -1,0 +1,65 @@
+"""Timing: what an image costs that is in no cache."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sklearn.base import clone
+
+from featx._images.sources import as_image_list
+
+if TYPE_CHECKING:
+    from featx._embedder import ImageEmbedder
+
+
+def seconds_per_image(embedder: ImageEmbedder, items: Any, count: int) -> float:
+    """Return how long reading, decoding and the network take for an image, here and now.
+
+    Nothing is looked up in the cache or kept there. What is paid once, such as the export of the
+    network to ONNX, is not counted, and not paid again where it lies beside the cache.
+
+    Parameters
+    ----------
+    embedder : ImageEmbedder
+        What embeds; it is not changed.
+    items : sequence of images
+        As `ImageEmbedder` takes them.
+    count : int
+        How many of them are embedded, spread evenly; 0 for none.
+
+    Returns
+    -------
+    float
+        Seconds for each distinct image; NaN where ``count`` is 0.
+
+    Raises
+    ------
+    ImageDecodeError
+        If one cannot be read, unless the embedder has ``on_error="nan"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featx import ImageEmbedder
+    >>> images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    >>> embedder = ImageEmbedder("timm/test_efficientnet", weights=None, runtime="torch")
+    >>> seconds_per_image(embedder, images, 3) > 0
+    True
+    """
+    if count < 1:
+        return math.nan
+    images = as_image_list(items)
+    step = max(1, len(images) // count)
+    sample = [images[row] for row in range(0, len(images), step)][:count]
+    quiet: ImageEmbedder = clone(embedder).set_params(progress=False)
+    extractor = quiet.open_extractor(use_cache=False)
+    # What is built once is built before: with so many images each thread gets its own, as then.
+    extractor.extract(sample[: 2 * torch.get_num_threads()])
+    start = time.perf_counter()
+    extraction = extractor.extract(sample)
+    seconds = time.perf_counter() - start
+    computed = set(extraction.digests) - {None}
+    return seconds / len(computed) if computed else math.nan

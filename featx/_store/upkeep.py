@@ -1,0 +1,240 @@
+"""Upkeep: small shards are merged into larger ones, and the cache is kept below its limit.
+
+It is done by those that write, after they have written, by one process at a time for a whole
+cache; who finds another at it leaves it to that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import uuid
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featx._errors import SchemaError
+from featx._files import write_atomically
+from featx._store.layout import all_shards, files_beside, files_of, upkeep_lock
+from featx._store.locks import LockedFile
+from featx._store.shards import Shard, new_shard_name, write_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from featx._store.table import EmbeddingTable
+
+# So many shards of about one size become one, which is so many times larger: a row is therefore
+# written again once for each step of size, two times on the way from a flush of 256 x 1280 floats
+# (1.3 MB) to the largest shards. Opening a shard takes 0.1 to 0.4 ms, in which 0.1 to 0.35 MB of
+# rows are read and verified; of a shard of 64 MB that is less than a hundredth, so that a larger
+# one would gain nothing, cost more memory to merge, and make the limit coarser.
+_MERGED_AT_ONCE = 8
+_LARGEST_BYTES = 64_000_000
+
+# How far a process writes before it looks again what others have written.
+_LARGEST_SLACK = 512_000_000
+
+# What each cache folder held when this process last looked, with what it has written since, and
+# how much the latter is.
+_totals: dict[Path, tuple[int, int]] = {}
+
+
+def keep_up(table: EmbeddingTable, written: Path) -> None:
+    """Do what is due after a shard was written; trouble is left for the next time.
+
+    Parameters
+    ----------
+    table : EmbeddingTable
+        Where it was written.
+    written : Path
+        The shard.
+    """
+    root = table.folder.parents[1]
+    with contextlib.suppress(OSError, MemoryError):
+        is_over = _is_over(root, written.stat().st_size, table.max_bytes)
+        if not is_over and not _choose_shards(table):
+            return
+        with LockedFile(upkeep_lock(root), create=True) as lock:
+            if not lock.try_lock():
+                return
+            if is_over and table.max_bytes is not None:
+                # A tenth less, so that the next write does not find the cache full again.
+                drop_oldest(root, table.max_bytes * 9 // 10)
+                _totals.pop(root, None)
+            if names := _choose_shards(table):
+                merge_shards(table, names)
+
+
+def total_bytes(root: Path) -> int:
+    """Return what a cache takes on the disk: all its shards, the memo and the graphs.
+
+    Raises
+    ------
+    OSError
+        A folder cannot be read.
+    """
+    statuses = [status for _, status in all_shards(root)] + list(files_beside(root).values())
+    return sum(status.st_size for status in statuses)
+
+
+def drop_oldest(root: Path, max_bytes: int, *, unused_since: float = 0.0) -> tuple[int, int]:
+    """Remove shards, those that were not used for the longest time first.
+
+    Parameters
+    ----------
+    root : Path
+        The folder of the cache, whose upkeep lock must be held.
+    max_bytes : int
+        What the shards may take when this returns.
+    unused_since : float
+        Remove also what was last used before this time, in seconds since 1970.
+
+    Returns
+    -------
+    n_dropped : int
+        How many shards were removed.
+    n_bytes : int
+        What they took.
+
+    Raises
+    ------
+    OSError
+        A folder cannot be read, or a shard cannot be removed.
+    """
+    shards = sorted(all_shards(root), key=lambda shard: shard[1].st_mtime_ns)
+    total = total_bytes(root)
+    n_dropped, n_bytes = 0, 0
+    for path, status in shards:
+        if total - n_bytes <= max_bytes and status.st_mtime >= unused_since:
+            break
+        path.unlink(missing_ok=True)
+        n_dropped, n_bytes = n_dropped + 1, n_bytes + status.st_size
+    return n_dropped, n_bytes
+
+
+def choose_to_merge(sizes: Mapping[str, int], largest: int) -> list[str]:
+    """Return the names of shards that should become one, the oldest first.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        The bytes of each shard.
+    largest : int
+        About the bytes that a merged shard may have.
+
+    Returns
+    -------
+    list of str
+        Empty when there are too few of one size.
+
+    Examples
+    --------
+    >>> choose_to_merge({f"{number}.arrow": 1000 for number in range(9)}, 5000)
+    ['0.arrow', '1.arrow', '2.arrow', '3.arrow', '4.arrow']
+    >>> choose_to_merge({f"{number}.arrow": 8**number for number in range(9)}, 10**9)
+    []
+    """
+    of_size: dict[int, list[str]] = defaultdict(list)
+    for name in sorted(sizes):
+        if 0 < 2 * sizes[name] <= largest:
+            of_size[int(math.log(sizes[name], _MERGED_AT_ONCE))].append(name)
+    for _, names in sorted(of_size.items()):
+        if len(names) >= _MERGED_AT_ONCE:
+            ends = np.cumsum([sizes[name] for name in names])
+            return names[: int(np.searchsorted(ends, largest, side="right"))]
+    return []
+
+
+def merge_shards(table: EmbeddingTable, names: Sequence[str]) -> int:
+    """Put one shard in the place of several; damaged and repeated rows are left out.
+
+    Whoever reads meanwhile finds each row all the time: the new shard is in its place before the
+    old ones are removed. The upkeep lock must be held.
+
+    Parameters
+    ----------
+    table : EmbeddingTable
+        Where they are.
+    names : sequence of str
+        The shards. Those that cannot be read are left where they are.
+
+    Returns
+    -------
+    int
+        How many damaged rows were left out.
+
+    Raises
+    ------
+    OSError
+        The new shard could not be written; the old ones are still there.
+    """
+    shards = []
+    for name in names:
+        with contextlib.suppress(SchemaError, FileNotFoundError):
+            shards.append(Shard(table.folder / name, table.schema))
+    digests, vectors, n_damaged = _sound_rows(shards, table.dimension)
+    name = uuid.uuid4().hex
+    with table.claims.locked():
+        # A claim on nothing: if this process dies, the next one removes the temporary file.
+        claim = table.claims.add(name, [])
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(claim.remove)
+        if digests:
+            path = table.folder / new_shard_name()
+            with write_atomically(path, table.claims.temporary(name)) as file:
+                write_shard(file, table.schema, digests, vectors)
+                file.flush()
+                os.fsync(file.fileno())  # the slow part, while nobody has to wait for it
+                leaving.enter_context(table.claims.locked())
+            used = max(shard.last_used for shard in shards)
+            os.utime(path, (used, used))
+        for shard in shards:
+            shard.path.unlink(missing_ok=True)
+    return n_damaged
+
+
+def _sound_rows(
+    shards: Sequence[Shard], dimension: int
+) -> tuple[list[bytes], NDArray[np.float32], int]:
+    digests: dict[bytes, None] = {}
+    vectors = np.empty((sum(map(len, shards)), dimension), np.float32)
+    n_damaged = 0
+    for shard in reversed(shards):
+        of_shard = shard.digests()
+        sound, rows = shard.read(slice(None), of_shard)
+        new = sound.copy()
+        for row in np.flatnonzero(sound).tolist():
+            new[row] = of_shard[row] not in digests
+            if new[row]:
+                digests[of_shard[row]] = None
+        n_damaged += int((~sound).sum())
+        vectors[len(digests) - int(new.sum()) : len(digests)] = rows[new]
+    return list(digests), vectors[: len(digests)], n_damaged
+
+
+def _choose_shards(table: EmbeddingTable) -> list[str]:
+    sizes = {name: status.st_size for name, status in files_of(table.folder).items()}
+    for name in table.damaged_shards:
+        sizes.pop(name, None)
+    # With a small limit the shards are small too, for only whole ones can be dropped.
+    limits = (
+        [_LARGEST_BYTES] if table.max_bytes is None else [_LARGEST_BYTES, table.max_bytes // 20]
+    )
+    return choose_to_merge(sizes, min(limits))
+
+
+def _is_over(root: Path, n_written: int, max_bytes: int | None) -> bool:
+    if max_bytes is None:
+        return False
+    total, since = _totals.get(root, (max_bytes, 0))
+    total, since = total + n_written, since + n_written
+    if total > max_bytes or since > min(max_bytes // 20, _LARGEST_SLACK):
+        total, since = total_bytes(root), 0
+    _totals[root] = total, since
+    return total > max_bytes

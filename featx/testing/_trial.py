@@ -1,0 +1,164 @@
+"""One transformer under check: its copies, its images, and the comparison of rows."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, TypeAlias
+from unittest import SkipTest
+
+import joblib
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import get_tags
+
+from featx._errors import InputError
+from featx.testing._forms import sample_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+Check: TypeAlias = "Callable[..., None]"
+"""A function of a transformer and, optionally, images."""
+
+# Rows that are computed in other batches may differ by the rounding of their arithmetic, as a share
+# of the largest value.
+_ROUNDING = 1e-4
+
+
+class Trial:
+    """A transformer and the images it is tried on.
+
+    Parameters
+    ----------
+    estimator : transformer
+        It is only cloned, never fitted.
+    images : sequence of images, optional
+        At least 2, in a form that the transformer takes; by default those of `sample_images`.
+    """
+
+    def __init__(self, estimator: Any, images: Sequence[Any] | None = None) -> None:
+        if isinstance(estimator, type):
+            name = estimator.__name__
+            raise InputError(f"Got the class {name} but expected an instance: pass {name}()")
+        self.estimator = estimator
+        # Copies, so that a transformer that writes into its images spoils no other check.
+        self.images = sample_images() if images is None else deepcopy(list(images))
+        if len(self.images) < 2:
+            raise InputError(f"Got {len(self.images)} image(s) but expected at least 2")
+        self.labels = np.arange(len(self.images)) % 2
+
+    @property
+    def tags(self) -> Any:
+        """The scikit-learn tags of the transformer."""
+        return get_tags(self.estimator)
+
+    def fresh(self) -> Any:
+        """Return an unfitted copy, whose chance is fixed where it has a ``random_state``."""
+        copy = clone(self.estimator)
+        if "random_state" in copy.get_params(deep=False):
+            copy.set_params(random_state=0)
+        return copy
+
+    def fitted(self) -> Any:
+        """Return a copy that was fitted to the images."""
+        copy = self.fresh()
+        # Not chained: what fit returns is the matter of one check alone.
+        copy.fit(self.images, self.labels)
+        return copy
+
+    def rows(self) -> npt.NDArray[Any]:
+        """Return the rows of the images."""
+        return dense(self.fitted().transform(self.images))
+
+    def require_same_rows(self, actual: Any, expected: Any, problem: str) -> None:
+        """Raise `AssertionError` with the problem where rows differ by more than rounding.
+
+        Raises
+        ------
+        SkipTest
+            When the shapes agree and the tags say that the transformer is not deterministic.
+        """
+        actual, expected = dense(actual), dense(expected)
+        require(
+            actual.shape == expected.shape,
+            f"{problem}: got rows of shape {actual.shape} but expected {expected.shape}",
+        )
+        if self.tags.non_deterministic:
+            raise SkipTest("its tags say that it is not deterministic")
+        far = ~np.isclose(actual, expected, rtol=0, atol=_tolerance(expected), equal_nan=True)
+        places = np.argwhere(far)
+        if len(places):
+            row, column = places[0]
+            raise AssertionError(
+                f"{problem}: {len(places)} of {far.size} values differ, the first in row {row}, "
+                f"column {column}: got {actual[row, column]} but expected {expected[row, column]}"
+            )
+
+
+def image_check(body: Callable[[Trial], None]) -> Check:
+    """Turn a function of a trial into a check: a function of a transformer and images."""
+
+    def check(estimator: Any, images: Sequence[Any] | None = None) -> None:
+        body(Trial(estimator, images))
+
+    # Not functools.wraps, which would also give it the signature of the body.
+    check.__module__, check.__doc__ = body.__module__, body.__doc__
+    check.__name__ = check.__qualname__ = body.__name__
+    return check
+
+
+def require(condition: bool, problem: str) -> None:
+    """Raise `AssertionError` with the problem unless the condition holds.
+
+    Unlike the statement, it also does so under ``python -O``.
+    """
+    if not condition:
+        raise AssertionError(problem)
+
+
+def dense(output: Any) -> npt.NDArray[Any]:
+    """Return what a transformer gave (array, sparse matrix or data frame) as a 2-D array."""
+    rows = np.asarray(output.toarray() if hasattr(output, "toarray") else output)
+    require(
+        rows.ndim == 2, f"expected an output of 2 dimensions, one row an image, got {rows.ndim}"
+    )
+    return rows
+
+
+def rows_are_alike(rows: npt.NDArray[Any]) -> bool:
+    """Tell whether a comparison of these rows could not see that two are exchanged."""
+    return bool(np.allclose(rows, rows[:1], rtol=0, atol=_tolerance(rows), equal_nan=True))
+
+
+def snapshot(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a hash of each value, so that a change inside one is seen later."""
+    return {name: _hash(value) for name, value in values.items()}
+
+
+def changed_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the names of two snapshots that were added, removed or changed."""
+    names = before.keys() | after.keys()
+    absent = object()
+    return sorted(
+        name for name in names if not _same(before.get(name, absent), after.get(name, absent))
+    )
+
+
+def _same(before: Any, after: Any) -> bool:
+    return before is after or (isinstance(before, str) and before == after)
+
+
+def _hash(value: Any) -> Any:
+    try:
+        return joblib.hash(value)
+    except Exception:
+        # What cannot be pickled, such as a lock or a lambda, stands for itself.
+        return value
+
+
+def _tolerance(rows: npt.NDArray[Any]) -> float:
+    finite = rows[np.isfinite(rows)]
+    precision = np.finfo(rows.dtype).eps if rows.dtype.kind == "f" else 0.0
+    return float(max(_ROUNDING, 4 * precision) * np.max(np.abs(finite), initial=0.0))
