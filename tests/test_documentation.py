@@ -118,7 +118,7 @@ def test_upper_floors_know_lower_floors_and_never_the_other_way() -> None:
     floors = [
         {"_version", "_public"},
         {"_errors"},
-        {"_files", "_progress"},
+        {"_checks", "_files", "_progress"},
         {"_images"},
         {"_store", "_parquet"},
         {"_backbones"},
