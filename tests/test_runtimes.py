@@ -453,7 +453,7 @@ def test_what_is_said_of_a_packaged_network_is_what_it_is(
     assert backbone.dimension(*backbone.taps()) == same.dimension(*same.taps())
     assert backbone.feature_names(*backbone.taps()) == same.feature_names(*same.taps())
     prints = [
-        one.fingerprint(*one.taps(), runtime="onnx", device_type="cpu") for one in (backbone, same)
+        one.cache_key(*one.taps(), runtime="onnx", device_type="cpu") for one in (backbone, same)
     ]
     assert prints[0] == prints[1]
 

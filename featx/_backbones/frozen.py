@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from featx._backbones.probe import Shape
     from featx._backbones.reference import BackboneReference
 
-# Enters every fingerprint. It rises when featx itself comes to compute other vectors from the same
-# image, weights and settings, so that no cache can mix the two.
+# Enters every recipe and cache key. It rises when featx comes to compute other vectors from one
+# image, weights and settings, so that nothing can mix the two.
 RECIPE_VERSION = 2
 
 IMAGENET_RECIPE = Preprocessing(
@@ -259,7 +259,40 @@ class FrozenBackbone:
             description["structure"] = self._structure_sha256
         return description
 
-    def fingerprint(
+    def recipe(self, tap: Tap, *, views: str = "center", precision: str = "float32") -> str:
+        """Return the 32 hexadecimal digits that name what decides a vector up to rounding.
+
+        Vectors of one recipe may be compared and mixed, whatever runtime and device computed them.
+
+        Parameters
+        ----------
+        tap : Tap
+            What is read of the network.
+        views : str
+            The views whose vectors are averaged.
+        precision : str
+            The arithmetic of the network.
+
+        Returns
+        -------
+        str
+            Two are equal exactly when tap, views, precision, network, weights and preprocessing
+            are.
+
+        See Also
+        --------
+        cache_key : Also names what executes the network, to the bit.
+
+        Examples
+        --------
+        >>> from featx import load_backbone
+        >>> backbone = load_backbone("efficientnet_lite0")
+        >>> backbone.recipe(*backbone.taps())
+        '56b65a7c25f5653045222a56b43de55e'
+        """
+        return _name_of(self.describe(tap, views) | {"precision": precision})
+
+    def cache_key(
         self,
         tap: Tap,
         *,
@@ -286,19 +319,18 @@ class FrozenBackbone:
         Returns
         -------
         str
-            Two fingerprints are equal exactly when all of these, the network, its weights and the
-            preprocessing are. A bare module is known by its weights, by what it prints, by the
-            numbers, strings and tensors that its parts hold, and by the code of their ``forward``;
-            other functions that this calls are not seen. Versions of packages, which can move a
-            vector by a rounding step, stand in the provenance of an export.
+            Two are equal exactly when all of these, the network, its weights and the preprocessing
+            are. A bare module is known by its weights, by what it prints, by the numbers, strings
+            and tensors that its parts hold, and by the code of their ``forward``; other functions
+            that this calls are not seen. Versions of packages, which can move a vector by a
+            rounding step, stand in the provenance of an export.
+
+        See Also
+        --------
+        recipe : The same without the runtime and the device.
         """
-        recipe = self.describe(tap, views) | {
-            "runtime": runtime,
-            "device_type": device_type,
-            "precision": precision,
-        }
-        canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+        machinery = {"runtime": runtime, "device_type": device_type, "precision": precision}
+        return _name_of(self.describe(tap, views) | machinery)
 
     def __repr__(self) -> str:
         return f"FrozenBackbone({self.name!r}, weights={self.weights!r})"
@@ -349,7 +381,7 @@ class FrozenBackbone:
     @property
     def _identity(self) -> str:
         tap = Tap(PENULTIMATE, "avg")
-        return f"{self.weights} {self.fingerprint(tap, runtime='', device_type='')}"
+        return f"{self.weights} {self.cache_key(tap, runtime='', device_type='')}"
 
     @ComputedOnce
     def _locator(self) -> TapLocator:
@@ -363,6 +395,11 @@ class FrozenBackbone:
     def _count_cells(self, tap: Tap) -> tuple[int, int]:
         plan, shape = self._locator.plan(tap)
         return count_cells(plan.pooling, plan.layout, shape)
+
+
+def _name_of(description: dict[str, Any]) -> str:
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 def _load_by_reference(reference: BackboneReference) -> FrozenBackbone:

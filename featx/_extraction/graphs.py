@@ -80,7 +80,7 @@ def note_proof(
 
 def _key(backbone: FrozenBackbone, taps: tuple[Tap, ...], plan: ExecutionPlan) -> str:
     fingerprints = [
-        backbone.fingerprint(
+        backbone.cache_key(
             tap, runtime=plan.runtime, device_type=plan.device_type, precision=plan.precision
         )
         for tap in taps

@@ -119,7 +119,7 @@ class EmbeddingRecipe:
         ]
 
     def _fingerprint_of(self, tap: Tap) -> str:
-        return self.backbone.fingerprint(
+        return self.backbone.cache_key(
             tap,
             views=self.views,
             runtime=self.plan.runtime,

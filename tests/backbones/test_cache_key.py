@@ -1,4 +1,4 @@
-"""A fingerprint names all that can change a vector, and nothing else."""
+"""A cache key names all that changes a vector, a recipe all that changes more than rounding."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from torch import nn
 
 from featx._backbones import frozen
 from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.providers import load_backbone
 from featx._backbones.taps import Tap
 from featx._errors import InputError
 from featx._images import preprocess
 from featx._images.preprocess import Preprocessing
 
-RECIPE = Preprocessing(32, 40, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PREPROCESSING = Preprocessing(32, 40, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TAP = Tap("penultimate", "avg")
 
 
@@ -35,18 +36,23 @@ def network(stride: int = 1) -> nn.Sequential:
         )  # fmt: skip
 
 
-def fingerprint(
+def names(
     module: nn.Module | None = None,
-    recipe: Preprocessing = RECIPE,
+    preprocessing: Preprocessing = PREPROCESSING,
     tap: Tap = TAP,
     penultimate: str | None = None,
+    runtime: str = "onnx",
+    device_type: str = "cpu",
     **changed: Any,
-) -> str:
+) -> tuple[str, str]:
     backbone = FrozenBackbone(
-        network() if module is None else module, recipe, name="tiny", penultimate=penultimate
+        network() if module is None else module,
+        preprocessing,
+        name="tiny",
+        penultimate=penultimate,
     )
-    settings = {"runtime": "onnx", "device_type": "cpu"}
-    return backbone.fingerprint(tap, **(settings | changed))
+    key = backbone.cache_key(tap, runtime=runtime, device_type=device_type, **changed)
+    return key, backbone.recipe(tap, **changed)
 
 
 def with_one_bit_flipped() -> nn.Module:
@@ -68,13 +74,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "layer": {"tap": Tap("0", "avg")},
     "pooling": {"tap": Tap("penultimate", "max")},
     "views": {"views": "flip"},
-    "resize": {"recipe": replace(RECIPE, resize=41)},
-    "interpolation": {"recipe": replace(RECIPE, interpolation="bilinear")},
-    "image_size": {"recipe": replace(RECIPE, image_size=31)},
-    "mean": {"recipe": replace(RECIPE, mean=(0.5, 0.5, 0.4))},
-    "std": {"recipe": replace(RECIPE, std=(0.5, 0.5, 0.4))},
-    "channel order": {"recipe": replace(RECIPE, channel_order="bgr")},
-    "pixel scale": {"recipe": replace(RECIPE, pixel_scale=255)},
+    "resize": {"preprocessing": replace(PREPROCESSING, resize=41)},
+    "interpolation": {"preprocessing": replace(PREPROCESSING, interpolation="bilinear")},
+    "image_size": {"preprocessing": replace(PREPROCESSING, image_size=31)},
+    "mean": {"preprocessing": replace(PREPROCESSING, mean=(0.5, 0.5, 0.4))},
+    "std": {"preprocessing": replace(PREPROCESSING, std=(0.5, 0.5, 0.4))},
+    "channel order": {"preprocessing": replace(PREPROCESSING, channel_order="bgr")},
+    "pixel scale": {"preprocessing": replace(PREPROCESSING, pixel_scale=255)},
     "precision": {"precision": "bfloat16"},
     "runtime": {"runtime": "torch"},
     "device type": {"device_type": "cuda"},
@@ -82,20 +88,39 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_any_single_change_gives_another_fingerprint(change: str) -> None:
+ONLY_ROUNDING = {"runtime", "device type"}
+
+
+def with_change(change: str) -> tuple[str, str]:
     changed = dict(CHANGES[change])
     if "module" in changed:
         changed["module"] = changed["module"]()
-    assert fingerprint(**changed) != fingerprint()
+    return names(**changed)
 
 
-def test_no_two_changes_share_a_fingerprint() -> None:
-    built = [
-        fingerprint(**{key: value() if key == "module" else value for key, value in change.items()})
-        for change in CHANGES.values()
-    ]
-    assert len(set(built)) == len(CHANGES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_gives_another_key_and_any_but_the_machinery_another_recipe(change: str) -> None:
+    (key, recipe), (changed_key, changed_recipe) = names(), with_change(change)
+    assert changed_key != key
+    assert (changed_recipe == recipe) == (change in ONLY_ROUNDING)
+
+
+def test_no_two_changes_share_a_name() -> None:
+    changed = {change: with_change(change) for change in CHANGES}
+    assert len({key for key, _ in changed.values()}) == len(CHANGES)
+    recipes = {changed[change][1] for change in CHANGES.keys() - ONLY_ROUNDING}
+    assert len(recipes) == len(CHANGES) - len(ONLY_ROUNDING)
+
+
+def test_caches_of_0_1_stay_valid() -> None:
+    lite0 = load_backbone("efficientnet_lite0")
+    (tap,) = lite0.taps()
+    key = lite0.cache_key(tap, runtime="onnx", device_type="cpu")
+    assert key == "5d2fd30d4521d864adbd447c9a20731e"
+    stage = lite0.taps("multilevel")[2]
+    on_a_gpu = {"runtime": "torch", "device_type": "cuda", "precision": "bfloat16"}
+    key = lite0.cache_key(stage, views="flip", **on_a_gpu)
+    assert key == "bdf47278982d27c959d5d56504e1ccba"
 
 
 @pytest.mark.parametrize(
@@ -104,23 +129,23 @@ def test_no_two_changes_share_a_fingerprint() -> None:
 def test_a_version_of_what_featx_computes_gives_another(
     room: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = fingerprint()
+    before = names()
     monkeypatch.setattr(room, name, getattr(room, name) + 1)
-    assert fingerprint() != before
+    assert not set(names()) & set(before)
 
 
 def test_what_cannot_change_a_vector_does_not_change_it() -> None:
     trained = network().train().double()
     trained[0].register_forward_hook(lambda *_: None)
     for module in (network().eval(), trained, network().to(memory_format=torch.channels_last)):
-        assert fingerprint(module) == fingerprint()
+        assert names(module) == names()
 
 
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from test_fingerprint import fingerprint
-print(fingerprint())
+from test_cache_key import names
+print(*names())
 """
 
 
@@ -131,7 +156,7 @@ def test_process_hash_seed_and_folder_do_not_enter_it(
     for seed in seeds:
         folder = tmp_path / seed
         folder.mkdir()
-        script = folder / "print_fingerprint.py"
+        script = folder / "print_names.py"
         script.write_text(SCRIPT.format(folder=os.fspath(Path(__file__).parent)))
         paths = os.pathsep.join(filter(None, [os.fspath(Path.cwd()), os.environ.get("PYTHONPATH")]))
         printed = subprocess.run(
@@ -142,18 +167,18 @@ def test_process_hash_seed_and_folder_do_not_enter_it(
             text=True,
             check=True,
         )
-        assert printed.stdout.strip() == fingerprint()
+        assert tuple(printed.stdout.split()) == names()
 
 
 def test_the_description_is_plain_json() -> None:
-    description = FrozenBackbone(network(), RECIPE, name="tiny").describe(TAP, "flip")
+    description = FrozenBackbone(network(), PREPROCESSING, name="tiny").describe(TAP, "flip")
     assert json.loads(json.dumps(description)) == description
     assert (description["layer"], description["views"]) == ("penultimate", "flip")
 
 
-def test_unknown_views_have_no_fingerprint() -> None:
+def test_unknown_views_have_no_name() -> None:
     with pytest.raises(InputError, match=r"Got views='flop'.*did you mean 'flip'"):
-        fingerprint(views="flop")
+        names(views="flop")
 
 
 class Shifted(nn.Module):
@@ -189,11 +214,11 @@ def test_numbers_that_a_module_holds_beside_its_weights_are_part_of_the_key() ->
         module.load_state_dict(weights)
         backbone = FrozenBackbone(module, name="shifted")
         (tap,) = backbone.taps()
-        prints[name] = backbone.fingerprint(tap, runtime="torch", device_type="cpu")
+        prints[name] = backbone.cache_key(tap, runtime="torch", device_type="cpu")
         again = pickle.loads(pickle.dumps(backbone))
         assert float(again.module.shift) == float(module.shift)
     assert len(set(prints.values())) == 4
     repeated = Shifted()
     repeated.load_state_dict(weights)
     same = FrozenBackbone(repeated, name="shifted")
-    assert prints["plain"] == same.fingerprint(tap, runtime="torch", device_type="cpu")
+    assert prints["plain"] == same.cache_key(tap, runtime="torch", device_type="cpu")
