@@ -22,7 +22,7 @@ from pyarrow import parquet as pq
 
 from featx import ImageEmbedder, export_embeddings, read_embeddings
 from featx._export import request, runs
-from featx._store import parquet_files
+from featx._parquet import files as parquet_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

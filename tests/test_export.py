@@ -17,7 +17,7 @@ from featx import ImageEmbedder, export_embeddings, read_embeddings
 from featx._errors import ImageDecodeError, InputError
 from featx._export import request as request_module
 from featx._images.digest import digest_content
-from featx._store import parquet_files
+from featx._parquet import files as parquet_files
 from featx._store.locks import LockedFile
 
 if TYPE_CHECKING:

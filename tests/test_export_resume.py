@@ -19,7 +19,7 @@ from featx._errors import ImageDecodeError, InputError
 from featx._export import request as request_module
 from featx._export import runs as runs_module
 from featx._images.digest import digest_content
-from featx._store import parquet_files
+from featx._parquet import files as parquet_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,8 +25,8 @@ from hypothesis.extra import numpy as hnp
 from pyarrow import parquet as pq
 
 from featx._errors import FeatxError, InputError, SchemaError
+from featx._parquet import files as parquet_files
 from featx._parquet.embeddings import read_embeddings, write_embeddings
-from featx._store import parquet_files
 
 # Everything but lone surrogates, which are no text: they have a test of their own.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -10,7 +10,7 @@ import pytest
 
 from featx import read_embeddings, write_embeddings
 from featx._errors import InputError, SchemaError
-from featx._store import parquet_files
+from featx._parquet import files as parquet_files
 
 if TYPE_CHECKING:
     from pathlib import Path
