@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from graph_memo import remember_exports
 from PIL import Image
+from small_networks import Notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,6 +36,27 @@ def private_cache(
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("FEATX_CACHE", os.fspath(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exported_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The networks that were exported in this run, shared by its workers; see `graph_memo`."""
+    from featx._extraction import graphs
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "exported-graphs"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "export_onnx", remember_exports(graphs.export_onnx, folder))
+        yield folder
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    """A network that notes which images pass through it, in whatever process."""
+    return Notes(tmp_path / "forwards.txt")
 
 
 @pytest.fixture(scope="session")
