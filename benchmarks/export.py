@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
+from featx._extraction.extractor import Extraction
 from pyarrow import parquet as pq
 
 from featx import ImageEmbedder, export_embeddings
-from featx._extraction.extractor import Extraction
 from featx._parquet.columns import embedding_type
 from featx._parquet.files import as_metadata, rows_of_a_group, writer_options
 

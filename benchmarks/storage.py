@@ -39,6 +39,7 @@ from sklearn.base import clone
 
 from featx import EmbeddingCache, ImageEmbedder, load_image_folder
 from featx._images.digest import digest_content
+from featx._store.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,7 @@ def digests_of(count: int) -> list[bytes]:
 def fill(cache: Path, fingerprint: str, digests: list[bytes], vectors: np.ndarray) -> None:
     """Store vectors in flushes of 256, as extraction does."""
     rows = {digest: row for row, digest in enumerate(digests)}
-    with EmbeddingCache(cache).table(fingerprint, DIMENSION).session(digests) as session:
+    with Session([EmbeddingCache(cache).table(fingerprint, DIMENSION)], digests) as session:
         while claim := session.claim():
             with claim:
                 claim.store(0, claim.digests, vectors[[rows[digest] for digest in claim.digests]])
@@ -196,7 +197,12 @@ def prepare_transform(cache: Path, count: int, kind: str) -> None:
         for number, content in enumerate(contents):
             (cache / "files" / f"{number:06}.jpg").write_bytes(content)
     embedder = ImageEmbedder(**BACKBONE, cache=cache).fit(images[:1])
-    fill(cache, embedder.fingerprint_, [digest_content(content) for content in contents], vectors)
+    fill(
+        cache,
+        embedder.get_provenance()["fingerprint"],
+        [digest_content(content) for content in contents],
+        vectors,
+    )
     np.save(cache / "vectors.npy", vectors)
     if kind == "files":
         time.sleep(3)  # younger files are not trusted to be unchanged

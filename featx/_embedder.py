@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from featx._errors import InputError, StaleEmbedderError
-from featx._extraction.extractor import Extraction, Extractor
-from featx._extraction.failures import check_error_policy, refuse_all_failed, warn_of_failures
-from featx._extraction.parameters import (
-    checked_images,
-    choose_backbone,
-    choose_further_taps,
-    choose_num_workers,
+from featx._checks import check_choice, check_whole_number
+from featx._errors import (
+    ImageDecodeError,
+    ImageDecodeWarning,
+    InputError,
+    PrecisionWarning,
+    StaleEmbedderError,
 )
+from featx._extraction.contents import MemoMistakenError, checked_images, is_made_on_demand
 from featx._extraction.plan import plan_execution
-from featx._extraction.recipe import EmbeddingRecipe
-from featx._extraction.uncached import UncachedExtractor
+from featx._extraction.recipe import EmbeddingRecipe, choose_backbone, choose_further_taps
+from featx._extraction.runtime import computing_threads
+from featx._extraction.stream import EmbeddingStream
 from featx._images.limits import Limits
 from featx._images.preprocess import count_views
-from featx._progress import check_progress
+from featx._progress import check_progress, no_progress, progress_bar
 from featx._public import public
 from featx._store.cache import open_cache
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
     from sklearn.utils import Tags
 
     from featx._backbones.frozen import FrozenBackbone
+    from featx._errors import DecodeFailure
+    from featx._extraction.parcels import Parcel
+    from featx._extraction.stream import Skip
+    from featx._progress import Advance
     from featx._store.cache import EmbeddingCache
 
 
@@ -105,8 +112,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
-    fingerprint_ : str
-        32 hexadecimal digits that name everything that can change a vector.
+    recipe_ : str
+        32 hexadecimal digits that name what decides a vector up to rounding: weights, layers,
+        pooling, views, preprocessing and precision, but neither device nor runtime.
     n_features_out_ : int
         Length of an embedding.
     execution_ : str
@@ -118,8 +126,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     Notes
     -----
     `transform` needs no `fit`: nothing is learnt. `fit` checks the parameters and records the
-    fingerprint, and a fitted embedder whose fingerprint no longer matches (other weights, another
-    kind of device) refuses to transform instead of mixing two kinds of vectors.
+    recipe, and a fitted embedder whose recipe no longer matches (other weights, another layer)
+    refuses to transform instead of mixing two kinds of vectors. Another device or runtime has the
+    same recipe: a model that was fitted on a GPU predicts on a CPU.
 
     Each layer has a place of its own in the cache, so what one embedder stored serves every other
     that takes this layer. Whatever else is taken in the same forward, the vector is the same bit
@@ -211,7 +220,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
                 f"Got {len(items)} images and {len(y)} labels but expected one label per image"
             )
         recipe = self._prepare()
-        self.fingerprint_ = recipe.fingerprint
+        self.recipe_ = recipe.name
         self.execution_ = recipe.plan.description
         self.n_features_out_ = recipe.dimension
         return self
@@ -236,10 +245,10 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         InputError
             When a parameter or the input is not of the expected kind.
         StaleEmbedderError
-            When the embedder was fitted under another fingerprint.
+            When the embedder was fitted under another recipe.
         """
         extraction = self.extract(X)
-        warn_of_failures(extraction)
+        _warn_of_failures(extraction)
         return extraction.vectors
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray:
@@ -260,7 +269,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             Row i is image i.
         """
         extraction = self.fit(X, y, **fit_params).extract(X)
-        warn_of_failures(extraction)
+        _warn_of_failures(extraction)
         self.failures_ = extraction.failures
         return extraction.vectors
 
@@ -285,46 +294,66 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             As `transform` does.
         """
         items = checked_images(X)
-        extraction = self.open_extractor().extract(items)
+        stream = self._open_stream()
+        with progress_bar("Embedding", len(items), self.progress) as advance:
+            try:
+                extraction = _collect(stream, items, advance)
+            except MemoMistakenError:
+                extraction = _collect(stream, items, no_progress, use_memo=False)
         refuse_all_failed(extraction.failures, len(items))
         return extraction
 
-    def open_extractor(self, *, use_cache: bool = True) -> Extractor:
-        """Return what computes, for one window of images after the other.
-
-        It checks the parameters and opens network and cache once; an export of many images calls
-        it window by window.
+    def stream(
+        self,
+        X: Any,
+        *,
+        skip: Skip | None = None,
+        advance: Advance = no_progress,
+        use_cache: bool = True,
+    ) -> Iterator[Parcel]:
+        """Yield the embeddings of the images parcel by parcel, in order, in bounded memory.
 
         Parameters
         ----------
+        X : sequence of images
+            See the notes of the class; or any object with a length whose items are images, each of
+            which is taken once, when its turn comes.
+        skip : callable, optional
+            Is asked with the row of the first image of a parcel, its images and their digests, and
+            returns for which of them nothing is to be computed (ndarray of bool), or None.
+        advance : callable, optional
+            Is told how many images are done, and how many of them needed no computing.
         use_cache : bool, default=True
             False computes every image anew and keeps nothing, by the same runtime: to measure it.
 
-        Returns
-        -------
-        Extractor
-            With `extract` for embeddings and `digest` for the digests alone; both take a list of
-            images.
+        Yields
+        ------
+        Parcel
+            At most 256 images: ``start`` (the row of the first one), ``items``, ``vectors``
+            (float32; NaN where unreadable or skipped), ``digests`` and ``failures``, which name
+            rows among all images.
 
         Raises
         ------
-        InputError, StaleEmbedderError
-            As `transform` does.
+        ImageDecodeError, InputError, StaleEmbedderError
+            As `transform` does, but also where all images are unreadable, nothing is raised with
+            ``on_error="nan"``.
         """
+        items = X if is_made_on_demand(X) and len(X) else checked_images(X)
+        yield from self._open_stream(use_cache=use_cache).parcels(items, advance, skip=skip)
+
+    def _open_stream(self, *, use_cache: bool = True) -> EmbeddingStream:
         recipe = self._prepare()
         self._check_fresh(recipe)
-        build = Extractor if use_cache else UncachedExtractor
-        return build(
-            recipe.backbone,
-            recipe.taps,
-            recipe.plan,
-            further_taps=recipe.further_taps,
-            views=recipe.views,
-            stores=recipe.open_stores(open_cache(self.cache)),
-            num_workers=choose_num_workers(self.num_workers),
-            stop_at_failure=self.on_error == "raise",
+        threads = computing_threads()
+        return EmbeddingStream(
+            recipe,
+            open_cache(self.cache),
+            num_workers=threads if self.num_workers is None else int(self.num_workers),
+            threads=threads,
             limits=self._limits(),
-            progress=self.progress,
+            stop_at_failure=self.on_error == "raise",
+            use_cache=use_cache,
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -350,7 +379,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         -------
         dict
             Backbone, weights and their sha256, layers, pooling, views, preprocessing, precision,
-            runtime, device type, versions, and the fingerprint of it all.
+            runtime, device type, versions, and the names of it all: ``recipe`` without and
+            ``fingerprint`` with runtime and device.
         """
         return self._prepare().describe()
 
@@ -369,34 +399,91 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "fingerprint_")
+        return hasattr(self, "recipe_") or hasattr(self, "fingerprint_")
 
     def _prepare(self) -> EmbeddingRecipe:
         """Check the parameters and decide what runs and how."""
-        check_error_policy(self.on_error)
+        check_choice("on_error", self.on_error, ("raise", "nan"))
         check_progress(self.progress)
+        check_whole_number("num_workers", self.num_workers, also=[None])
         self._limits()
         cache = open_cache(self.cache)
-        choose_num_workers(self.num_workers)
         count_views(self.views)
         plan = plan_execution(self.runtime, self.device, self.batch_size, self.precision)
         backbone = choose_backbone(self.backbone, self.weights, self.image_size)
         plan = plan.for_images_of(backbone.preprocessing.image_size)
         taps = backbone.taps(self.layers, self.pooling)
         further_taps = choose_further_taps(backbone, self.also_cache, taps)
-        return EmbeddingRecipe(backbone, taps, further_taps, self.views, plan).settled(cache)
+        return EmbeddingRecipe(backbone, taps, further_taps, self.views, plan).with_runtime(cache)
 
     def _limits(self) -> Limits:
         return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
 
     def _check_fresh(self, recipe: EmbeddingRecipe) -> None:
-        fitted = getattr(self, "fingerprint_", None)
-        if fitted not in (None, recipe.fingerprint):
-            before = getattr(self, "execution_", "unknown")
+        before = getattr(self, "execution_", recipe.plan.description)
+        fitted = getattr(self, "recipe_", None)
+        if fitted is None and hasattr(self, "fingerprint_"):  # fitted by featx 0.1
+            is_same = recipe.is_of_version_0_1(self.fingerprint_, before)
+            fitted = recipe.name if is_same else self.fingerprint_
+        if fitted not in (None, recipe.name):
             raise StaleEmbedderError(
-                f"This ImageEmbedder was fitted with {before} (fingerprint {fitted}) but here and "
-                f"now it is {self.backbone!r} with {recipe.plan.description} (fingerprint "
-                f"{recipe.fingerprint}), so its vectors would differ from those it was fitted "
-                "with; restore its parameters or use the same kind of device, or else call fit "
-                "again"
+                f"This ImageEmbedder was fitted with the recipe {fitted} ({before}) but here and "
+                f"now its parameters and weights, of {self.backbone!r}, make the recipe "
+                f"{recipe.name}, so its vectors would differ from those it was fitted with; "
+                "restore its parameters and weights, or else call fit again"
             )
+        if recipe.plan.precision != "float32" and before != recipe.plan.description:
+            warnings.warn(
+                f"This ImageEmbedder was fitted as {before} and runs as {recipe.plan.description}: "
+                f"in {recipe.plan.precision} devices round differently",
+                PrecisionWarning,
+                stacklevel=4,
+            )
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The embeddings of a sequence of images.
+
+    Attributes
+    ----------
+    vectors : ndarray of float32, shape (n_images, dimension)
+        Row i is image i; NaN where it could not be read.
+    digests : list of bytes or None
+        The digest of each image's content; None where it could not be read.
+    failures : tuple of DecodeFailure
+        The images that could not be read, in the order of their rows.
+    """
+
+    vectors: np.ndarray
+    digests: list[bytes | None]
+    failures: tuple[DecodeFailure, ...]
+
+
+def _collect(
+    stream: EmbeddingStream, items: Sequence[Any], advance: Advance, *, use_memo: bool = True
+) -> Extraction:
+    vectors = np.empty((len(items), stream.recipe.dimension), np.float32)
+    digests: list[bytes | None] = []
+    failures: list[DecodeFailure] = []
+    for parcel in stream.parcels(items, advance, out=vectors, use_memo=use_memo):
+        digests += parcel.digests
+        failures += parcel.failures
+    return Extraction(vectors, digests, tuple(failures))
+
+
+def refuse_all_failed(failures: Sequence[DecodeFailure], n_images: int) -> None:
+    """Raise `ImageDecodeError` when not one of some images could be read."""
+    if len(failures) == n_images:
+        first = failures[0]
+        raise ImageDecodeError(
+            first.source, f"{first.reason}; none of the {n_images} images could be read", first.row
+        )
+
+
+def _warn_of_failures(extraction: Extraction) -> None:
+    """Issue one `ImageDecodeWarning` where some could not be read, to the caller of `transform`."""
+    if extraction.failures:
+        warning = ImageDecodeWarning(extraction.failures, len(extraction.digests))
+        # The frames above are transform and the wrapper of scikit-learn's set_output.
+        warnings.warn(warning, stacklevel=4)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from featx._embedder import ImageEmbedder
@@ -58,12 +58,10 @@ def predict_images(
             f"Got a {type(model).__name__} but expected a Pipeline whose first step is an "
             "ImageEmbedder, as featx select writes it"
         )
-    fitted = model.steps[0][1]
-    embedder = clone(fitted).set_params(
+    # A copy keeps the recipe it was fitted with: one that would compute others must be refused.
+    embedder = copy.copy(model.steps[0][1]).set_params(
         on_error="nan" if skip_unreadable else "raise", **embedder_params
     )
-    # A clone that would compute other vectors must still be refused.
-    embedder.fingerprint_, embedder.execution_ = fitted.fingerprint_, fitted.execution_
     items = as_image_list(images)
     extraction = embedder.extract(items)
     unread = {failure.row for failure in extraction.failures}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from featx._extraction.extractor import Extraction
 
 from featx import ImageEmbedder
 from featx._errors import DecodeFailure, ImageDecodeError
-from featx._extraction.extractor import Extraction
 from featx._images.digest import digest_content
 from featx._images.sources import describe_item, read_content
 

@@ -78,8 +78,7 @@ def test_select_then_predict_from_a_folder(
     assert stored.data.shape == (16, 1280)
     assert sorted(set(stored.target)) == ["green", "red"]
     assert (
-        stored.provenance["fingerprint"]
-        == load_model(tmp_path / "run" / "model.skops")[0].fingerprint_
+        stored.provenance["fingerprint"] == load_model(tmp_path / "run" / "model.skops")[0].recipe_
     )
     assert len(pd.read_csv(tmp_path / "run" / "cv_results.csv")) > 2
 

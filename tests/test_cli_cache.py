@@ -12,6 +12,7 @@ import typer.testing
 from featx._cli.cache import app, format_bytes, parse_size
 from featx._errors import InputError
 from featx._store.cache import EmbeddingCache
+from featx._store.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ def cache(private_cache: Path) -> EmbeddingCache:
     cache = EmbeddingCache(private_cache)
     for name in ("a1b2", "c3d4"):
         recipe = {"backbone": f"net_{name}", "layers": ["penultimate", "blocks.4"], "seed": 7}
-        with cache.table(name, 64, recipe).session(DIGESTS) as session:
+        with Session([cache.table(name, 64, recipe)], DIGESTS) as session:
             claim = session.claim()
             assert claim is not None
             claim.store(0, DIGESTS, np.ones((20, 64), np.float32))

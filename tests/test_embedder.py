@@ -55,7 +55,7 @@ def test_default_embedder_gives_1280_float32_columns_without_a_fit() -> None:
 def test_fit_runs_no_forward_and_reads_no_image() -> None:
     embedder = ImageEmbedder().fit(["absent.jpg", "absent-too.jpg"])
     assert embedder.n_features_out_ == 1280
-    assert len(embedder.fingerprint_) == 32
+    assert len(embedder.recipe_) == 32
 
 
 def test_init_stores_every_parameter_as_it_is() -> None:
@@ -71,7 +71,7 @@ def test_set_params_changes_the_network_that_runs() -> None:
     first = embedder.transform(images)
     other = clone(embedder).set_params(backbone="timm/test_resnet")
     assert not np.array_equal(other.transform(images)[:, : first.shape[1]], first)
-    assert other.fit(images).fingerprint_ != embedder.fit(images).fingerprint_
+    assert other.fit(images).recipe_ != embedder.fit(images).recipe_
 
 
 def test_a_grid_search_over_backbones_scores_each_network(photos: Bunch) -> None:
@@ -233,7 +233,7 @@ def test_images_above_the_limits_are_refused_and_the_limits_change_no_vector(
         with pytest.raises(ImageDecodeError, match="more than the limit"):
             strict.transform(photos.paths)
     wide = ImageEmbedder(**TINY, max_pixels=40 * 48, max_file_bytes=10**6).fit(photos.paths)
-    assert wide.fingerprint_ == embedder.fingerprint_
+    assert wide.recipe_ == embedder.recipe_
     np.testing.assert_array_equal(wide.transform(photos.paths), expected)
 
 
@@ -250,7 +250,9 @@ def test_a_fitted_embedder_refuses_to_compute_other_vectors(photos: Bunch) -> No
     embedder = ImageEmbedder(**TINY).fit(photos.paths)
     embedder.set_params(image_size=96)
     for method in (embedder.transform, embedder.get_feature_names_out):
-        with pytest.raises(StaleEmbedderError, match=r"fitted with onnx on cpu.*call fit again"):
+        with pytest.raises(
+            StaleEmbedderError, match=r"fitted with the recipe .* \(onnx on cpu\).*call fit again"
+        ):
             method(photos.paths)
     embedder.fit(photos.paths).transform(photos.paths)
 

@@ -14,12 +14,15 @@ from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder, load_image_fold
 from featx._errors import ImageDecodeError, WeightsError
 from featx._extraction import contents
 from featx._extraction.onnx_runtime import OnnxRuntime
+from featx._extraction.stream import EmbeddingStream
 from featx._store import memo as memo_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sklearn.utils import Bunch
+
+    from featx._extraction.parcels import OpenParcel
 
 TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
 
@@ -82,17 +85,16 @@ def test_a_copy_of_a_file_that_vanished_is_still_read(
     copy.write_bytes(Path(photos.paths[0]).read_bytes())
     paths = [photos.paths[0], str(copy)]
     expected = ImageEmbedder(**TINY, cache=None).transform(paths)
-    monkeypatch.setattr(contents, "_KEPT_BYTES", 0)  # it is read again when it is decoded
-    original = contents.Contents.digest
+    original = contents.Contents.parcels
 
-    def digest_then_delete(
-        self: contents.Contents, *arguments: object, **options: object
-    ) -> object:
-        digested = original(self, *arguments, **options)
-        Path(paths[0]).unlink(missing_ok=True)
-        return digested
+    def read_then_delete(self: contents.Contents) -> Iterator[OpenParcel]:
+        for parcel in original(self):
+            self.drop(range(len(paths)))  # it is read again when it is decoded
+            Path(paths[0]).unlink(missing_ok=True)
+            yield parcel
 
-    monkeypatch.setattr(contents.Contents, "digest", digest_then_delete)
+    monkeypatch.setattr(contents.Contents, "parcels", read_then_delete)
+    monkeypatch.setattr(EmbeddingStream, "parcel_images", lambda self, n_images: n_images)
     rows = ImageEmbedder(**TINY, cache=None).transform(paths)
     np.testing.assert_array_equal(rows, expected)
 

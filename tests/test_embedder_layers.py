@@ -71,7 +71,7 @@ def test_several_layers_are_the_concatenation_of_each(images: np.ndarray, runtim
     names = together.get_feature_names_out()
     assert len(names) == len(set(names)) == embeddings.shape[1] == together.n_features_out_
     assert list(names) == [name for one in alone for name in one.get_feature_names_out()]
-    fingerprints = {one.fit(images).fingerprint_ for one in [together, *alone]}
+    fingerprints = {one.fit(images).recipe_ for one in [together, *alone]}
     assert len(fingerprints) == 4
 
 
@@ -97,7 +97,7 @@ def test_also_cache_changes_neither_rows_nor_fingerprint_and_saves_the_forward(
 ) -> None:
     plain = ImageEmbedder(**TINY, cache=None).fit(images)
     wide = ImageEmbedder(**TINY, also_cache=CHOICES[1:]).fit(images)
-    assert wide.fingerprint_ == plain.fingerprint_
+    assert wide.recipe_ == plain.recipe_
     np.testing.assert_array_equal(wide.transform(images), plain.transform(images))
     forwards.clear()
     for layers, pooling in CHOICES[1:]:

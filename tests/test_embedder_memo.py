@@ -11,6 +11,7 @@ import pytest
 
 from featx import EmbeddingCache, ImageEmbedder, load_image_folder
 from featx._extraction import contents
+from featx._extraction.stream import EmbeddingStream
 from featx._images.digest import digest_content
 from featx._store import memo as memo_module
 from featx._store.memo import StatMemo
@@ -106,12 +107,10 @@ def test_without_a_cache_there_is_no_memo(photos: Bunch, private_cache: Path) ->
     assert not list(private_cache.glob("*"))
 
 
-def test_many_windows_give_the_rows_of_one(photos: Bunch, monkeypatch: pytest.MonkeyPatch) -> None:
-    from featx._extraction import extractor
-
+def test_many_parcels_give_the_rows_of_one(photos: Bunch, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [*photos.paths, *photos.paths[:5]]
     expected = ImageEmbedder(**TINY, cache=None).transform(paths)
-    monkeypatch.setattr(extractor, "WINDOW", 3)
+    monkeypatch.setattr(EmbeddingStream, "parcel_images", lambda self, n_images: 3)
     for cache in (None, "auto"):
         rows = ImageEmbedder(**TINY, cache=cache).transform(paths)
         np.testing.assert_array_equal(rows, expected)

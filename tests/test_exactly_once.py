@@ -112,7 +112,7 @@ def test_neither_batch_size_nor_workers_nor_path_enter_the_key(
     os.utime(moved[0], (0, 0))
     for change in ({"batch_size": 3}, {"num_workers": 0}, {"num_workers": 3}, {"progress": True}):
         other = clone(first).set_params(**change).fit(moved)
-        assert other.fingerprint_ == first.fingerprint_
+        assert other.recipe_ == first.recipe_
         np.testing.assert_array_equal(other.transform(moved), first.transform(moved))
     assert sum(forwards) == 5
 

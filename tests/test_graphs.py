@@ -87,7 +87,7 @@ def test_a_damaged_graph_is_exported_anew(
         forget_what_was_built()
         exports.clear()
         cache = EmbeddingCache(private_cache)
-        cache.clear(ImageEmbedder(**TINY).fit(images).fingerprint_)
+        cache.clear(ImageEmbedder(**TINY).get_provenance()["fingerprint"])
         rows = ImageEmbedder(**TINY, cache=cache).transform(images)
         assert exports == [4]
         np.testing.assert_array_equal(rows, expected)

@@ -51,7 +51,7 @@ def test_a_fitted_pipeline_comes_back_with_its_predictions(tmp_path: Path, cache
     save_model(model, tmp_path / "model.skops")
     loaded = load_model(tmp_path / "model.skops")
     assert loaded[0].get_params() == model[0].get_params()
-    assert loaded[0].fingerprint_ == model[0].fingerprint_
+    assert loaded[0].recipe_ == model[0].recipe_
     np.testing.assert_array_equal(loaded.predict_proba(IMAGES), model.predict_proba(IMAGES))
     assert list(loaded.classes_) == ["dark", "light"]
 
@@ -162,7 +162,7 @@ def test_the_name_and_weights_that_a_backbone_was_loaded_by_take_its_place(tmp_p
     (embedder,) = re.findall(r"ImageEmbedder\(.*?\)", str(refused.value))
     named = eval(embedder).set_params(runtime="torch").fit(IMAGES)
     given = ImageEmbedder(backbone, runtime="torch").fit(IMAGES)
-    assert named.fingerprint_ == given.fingerprint_
+    assert named.recipe_ == given.recipe_
 
 
 def test_a_model_of_foreign_types_is_refused_before_it_is_written(tmp_path: Path) -> None:

@@ -41,14 +41,15 @@ def test_every_image_is_counted_once_and_those_that_are_found_apart(
         embedder.transform(images[:known])
     counted = Counted()
     # Two of them twice, and one that cannot be read.
-    embedder.open_extractor().extract([*images, *images[:2], b"no image"], counted)
-    assert (counted.done, counted.found) == (15, known)
+    list(embedder.stream([*images, *images[:2], b"no image"], advance=counted))
+    assert counted.done == 15
+    assert known <= counted.found <= known + 2  # those twice may have been stored by then
 
 
 def test_without_a_cache_every_image_is_counted_too() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 30, 30, 3), dtype=np.uint8)
     counted = Counted()
-    ImageEmbedder(**TINY, cache=None).open_extractor().extract(list(images), counted)
+    list(ImageEmbedder(**TINY, cache=None).stream(list(images), advance=counted))
     assert (counted.done, counted.found) == (5, 0)
 
 

@@ -121,7 +121,7 @@ def test_a_network_that_cannot_be_exported_runs_in_torch_with_one_warning(
         again = ImageEmbedder(backbone, device="cpu", cache=tmp_path).fit_transform(images)
     np.testing.assert_array_equal(again, rows)
     in_torch = ImageEmbedder(backbone, device="cpu", cache=tmp_path, runtime="torch").fit(images)
-    assert in_torch.fingerprint_ == embedder.fingerprint_
+    assert in_torch.recipe_ == embedder.recipe_
     labels = ["a", "b"] * 5 + ["a"]
     pipeline = make_pipeline(embedder, LogisticRegression()).fit(images, labels)
     assert pickle.loads(pickle.dumps(pipeline)).predict(images).shape == (11,)
@@ -136,7 +136,7 @@ embedder = ImageEmbedder(**{TINY!r}, runtime="compile", cache=None)
 rows = embedder.fit_transform(images)
 other = ImageEmbedder(**{TINY!r}, runtime="torch", cache=None)
 assert (rows == other.fit_transform(images)).all()
-assert other.fingerprint_ == embedder.fingerprint_
+assert other.recipe_ == embedder.recipe_
 print(embedder.execution_)
 """
     environment = os.environ | {
@@ -224,7 +224,7 @@ def test_bfloat16_that_moves_the_vectors_is_warned_about(images: np.ndarray) -> 
         rows = embedder.fit_transform(images)
     assert embedder.execution_ == "torch on cpu in bfloat16"
     assert embedder.get_provenance()["precision"] == "bfloat16"
-    assert embedder.fingerprint_ != exact.fit(images).fingerprint_
+    assert embedder.recipe_ != exact.fit(images).recipe_
     assert rows.dtype == np.float32
     assert 0.98 < least_cosine(rows, exact.transform(images)) < 0.9999
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from featx._embedder import _collect
 from featx._errors import ImageDecodeError
+from featx._extraction.contents import MemoMistakenError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from featx._embedder import ImageEmbedder
-    from featx._extraction.extractor import Extraction
+    from featx._embedder import Extraction, ImageEmbedder
     from featx._progress import Advance
 
 
@@ -29,7 +32,7 @@ class WindowEmbedder:
 
     def __init__(self, embedder: ImageEmbedder, advance: Advance) -> None:
         quiet: ImageEmbedder = copy.copy(embedder).set_params(progress=False)
-        self._extractor = quiet.open_extractor()
+        self._stream = quiet._open_stream()
         self.advance = advance
         self.dimension = len(embedder.get_feature_names_out())
 
@@ -54,11 +57,16 @@ class WindowEmbedder:
             An image cannot be read and the embedder has ``on_error="raise"``.
         """
         try:
-            return self._extractor.extract(items, self.advance)
+            return _collect(self._stream, list(items), self.advance)
+        except MemoMistakenError:
+            return _collect(self._stream, list(items), self.advance, use_memo=False)
         except ImageDecodeError as error:
             row = None if error.row is None else rows[error.row]
             raise ImageDecodeError(error.source, error.reason, row) from error
 
     def digest(self, items: Sequence[Any]) -> list[bytes | None]:
         """Return the digests of some images, None where one cannot be read."""
-        return self._extractor.digest(items)
+        parcels = self._stream.parcels(
+            list(items), skip=lambda _, some, __: np.ones(len(some), bool)
+        )
+        return [digest for parcel in parcels for digest in parcel.digests]

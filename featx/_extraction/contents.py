@@ -1,33 +1,44 @@
-"""Contents: the bytes of images, read, digested, and kept until they are decoded."""
+"""Contents: the bytes of images, read ahead parcel by parcel, and kept until they are decoded."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from contextlib import closing
-from typing import TYPE_CHECKING
+import threading
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from featx._errors import ImageDecodeError
-from featx._extraction.stream import load_in_order
+from featx._errors import ImageDecodeError, InputError
+from featx._extraction.batches import cut
+from featx._extraction.parcels import OpenParcel
+from featx._images.archives import open_archive, split_archive_path
 from featx._images.digest import digest_content
-from featx._images.sources import describe_item, read_content
+from featx._images.sources import as_image_list, describe_item, read_content
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
     from featx._images.limits import Limits
     from featx._store.memo import Observation, StatMemo
 
-# Images that a thread reads and digests at a time, as handing over a task costs more than digesting
-# a small image does, and how many such pieces may be under way.
-_PIECE = 16
-_PIECES_AHEAD = 16
+# Images of a parcel at most, and their encoded bytes: a lost parcel is little, and so is what one
+# costs beside its images.
+PARCEL_IMAGES = 256
+_PARCEL_BYTES = 64 * 2**20
 
-# Bytes of files that are kept from digesting to decoding, so that most files are read once.
+# Bytes that are kept from reading to decoding, and parcels that are read ahead: enough to hide a
+# slow disk.
 _KEPT_BYTES = 256 * 2**20
+_PARCELS_AHEAD = 4
 
+# Images that a thread reads and digests at a time: handing over a task costs more than digesting a
+# small image does.
+_IMAGES_A_TASK = 16
 
 _Digested = tuple[bytes, "Observation | None"]
 
@@ -36,72 +47,83 @@ class MemoMistakenError(Exception):
     """A file's content has another digest than the memo said; the memo is not to be asked."""
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A parcel that is being read."""
+
+    start: int
+    items: Sequence[Any]
+    known: dict[int, bytes]
+    tasks: list[tuple[list[int], Future[list[_Digested | ImageDecodeError]]]]
+
+
 class Contents:
-    """The contents of some items: their digests, and what is decoded.
+    """Reads the images of a sequence ahead of what decodes them; each file is read once.
 
     Parameters
     ----------
     items : sequence
-        Paths, bytes, PIL images, arrays or tensors.
+        Paths, bytes, PIL images, arrays or tensors. A sequence that makes its items when they are
+        taken is asked once for each, in order.
     memo : StatMemo or None
         Knows the digests of files that have not changed since they were last read.
     limits : Limits
         The largest files that are read.
     num_workers : int
         Threads that read; 0 reads in the calling thread.
+    parcel_images : int
+        Images of a parcel at most.
+    start : int
+        The first row to read.
     """
 
     def __init__(
-        self, items: Sequence[Any], memo: StatMemo | None, limits: Limits, num_workers: int
+        self,
+        items: Sequence[Any],
+        memo: StatMemo | None,
+        limits: Limits,
+        *,
+        num_workers: int = 0,
+        parcel_images: int = PARCEL_IMAGES,
+        start: int = 0,
     ) -> None:
         self._items = items
         self._memo = memo
         self._limits = limits
-        self._num_workers = num_workers
+        self._pool = (
+            ThreadPoolExecutor(num_workers, thread_name_prefix="featx-read")
+            if num_workers
+            else None
+        )
+        self._parcel_images = parcel_images
+        self._next = start
+        self._made: list[Any] = []
         self._kept: dict[int, bytes] = {}
+        self._sizes: dict[int, int] = {}
         self._kept_bytes = 0
+        self._counting = threading.Lock()
         self._from_memo: set[int] = set()
 
-    def digest(
-        self, rows: range, *, keep: bool, stop_at_failure: bool
-    ) -> tuple[list[bytes | None], dict[int, str]]:
-        """Return the digest of each row's image, and why the others could not be read, by row.
+    def parcels(self) -> Iterator[OpenParcel]:
+        """Yield the images parcel by parcel, read and digested; the next ones are read meanwhile.
 
-        Parameters
-        ----------
-        rows : range
-            Of the items.
-        keep : bool
-            Keep the contents for `read`, as far as there is room.
-        stop_at_failure : bool
-            Raise the first `ImageDecodeError` instead of collecting the reasons.
+        Raises
+        ------
+        InputError
+            Something that was made when it was taken is no image.
         """
-        known = self._known(rows)
-        to_read = [row for row in rows if row not in known]
-        fresh: dict[int, _Digested] = {}
-        unreadable: dict[int, str] = {}
-        pieces = [to_read[start : start + _PIECE] for start in range(0, len(to_read), _PIECE)]
+        ahead: deque[_Reading] = deque()
+        while self._next < len(self._items) or ahead:
+            while self._next < len(self._items) and (
+                not ahead or (len(ahead) <= _PARCELS_AHEAD and self._kept_bytes < _KEPT_BYTES)
+            ):
+                ahead.append(self._begin())
+                if self._pool is None:
+                    break
+            yield self._finish(ahead.popleft())
 
-        def digest(piece: list[int]) -> list[_Digested | ImageDecodeError]:
-            return [self._digest(row, keep=keep) for row in piece]
-
-        with closing(
-            load_in_order(pieces, digest, num_workers=self._num_workers, ahead=_PIECES_AHEAD)
-        ) as outcomes:
-            for piece, outcome in outcomes:
-                for row, digested in zip(piece, outcome, strict=True):
-                    if not isinstance(digested, ImageDecodeError):
-                        fresh[row] = digested
-                    elif stop_at_failure:
-                        raise ImageDecodeError(digested.source, digested.reason, row) from digested
-                    else:
-                        unreadable[row] = digested.reason
-        self._remember(fresh.values())
-        digests = known | {row: digest for row, (digest, _) in fresh.items()}
-        return [digests.get(row) for row in rows], unreadable
-
-    def read(self, row: int, digest: bytes) -> bytes | np.ndarray:
-        """Return the content of a row's image, which must have the digest.
+    def take(self, row: int, item: Any, digest: bytes) -> bytes | np.ndarray:
+        """Return the content of an image, which must have the digest, and keep it no longer.
 
         Raises
         ------
@@ -111,9 +133,9 @@ class Contents:
             It has changed since the memo learnt of it.
         """
         kept = self._kept.pop(row, None)
+        self.drop([row])
         if kept is not None:
             return kept
-        item = self._items[row]
         content = read_content(item, self._limits)
         if digest_content(content) != digest:
             if row in self._from_memo:
@@ -121,56 +143,168 @@ class Contents:
             raise ImageDecodeError(describe_item(item), "it changed while it was being read")
         return content
 
-    def forget(self) -> None:
-        """Let go of the contents that were kept and not needed."""
-        self._kept.clear()
-        self._kept_bytes = 0
+    def drop(self, rows: Sequence[int]) -> None:
+        """Let go of contents that are not needed."""
+        if not self._sizes:
+            return
+        for row in rows:
+            self._kept.pop(row, None)
+            with self._counting:
+                self._kept_bytes -= self._sizes.pop(row, 0)
 
-    def _digest(self, row: int, *, keep: bool) -> _Digested | ImageDecodeError:
-        observation = self._observe(row)
+    def close(self) -> None:
+        """Stop reading."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self) -> _Reading:
+        """Take the items of the next parcel and begin to read those that the memo does not know."""
+        start = self._next
+        items = self._take_items(min(self._parcel_images, len(self._items) - start))
+        known = self._known(start, items)
+        to_read = [row for row in range(start, start + len(items)) if row not in known]
+        sizes = {row: _encoded_bytes(items[row - start]) for row in to_read}
+        if sum(sizes.values()) > _PARCEL_BYTES:  # a parcel of large files ends early
+            totals = itertools.accumulate(sizes.values())
+            end = next(
+                row for row, total in zip(to_read, totals, strict=True) if total > _PARCEL_BYTES
+            )
+            items = items[: max(end, start + 1) - start]
+            to_read = [row for row in to_read if row < start + len(items)]
+        self._next = start + len(items)
+        del self._made[: len(items)]
+        known = {row: digest for row, digest in known.items() if row < self._next}
+        with self._counting:
+            for row in to_read:
+                self._sizes[row] = sizes[row]
+                self._kept_bytes += sizes[row]
+        self._from_memo.update(known)
+        tasks = [(rows, self._submit(rows, items, start)) for rows in cut(to_read, _IMAGES_A_TASK)]
+        return _Reading(start, items, known, tasks)
+
+    def _take_items(self, count: int) -> list[Any]:
+        if isinstance(self._items, list):
+            return self._items[self._next : self._next + count]
+        n_bytes = 0
+        while len(self._made) < count and n_bytes < _PARCEL_BYTES:
+            self._made.append(self._items[self._next + len(self._made)])
+            n_bytes += bytes_in_memory(self._made[-1])
         try:
-            content = read_content(self._items[row], self._limits)
+            return list(as_image_list(self._made))
+        except InputError as error:
+            raise InputError(f"In the images from row {self._next} on: {error}") from None
+
+    def _submit(
+        self, rows: list[int], items: Sequence[Any], start: int
+    ) -> Future[list[_Digested | ImageDecodeError]]:
+        def digest() -> list[_Digested | ImageDecodeError]:
+            return [self._digest(row, items[row - start]) for row in rows]
+
+        if self._pool is not None:
+            return self._pool.submit(digest)
+        done: Future[list[_Digested | ImageDecodeError]] = Future()
+        done.set_result(digest())
+        return done
+
+    def _digest(self, row: int, item: Any) -> _Digested | ImageDecodeError:
+        path = _path_of(item)
+        observation = None if self._memo is None or path is None else self._memo.observe(path)
+        try:
+            content = read_content(item, self._limits)
         except ImageDecodeError as error:
+            self.drop([row])
             return error
-        if keep:
-            self._keep(row, content)
+        # Images that came as arrays or bytes are in memory already.
+        if isinstance(content, bytes) and content is not item:
+            self._kept[row] = content
         return digest_content(content), observation
 
-    def _keep(self, row: int, content: bytes | np.ndarray) -> None:
-        # Images that came as arrays or bytes are in memory already.
-        if not isinstance(content, bytes) or content is self._items[row]:
-            return
-        if self._kept_bytes < _KEPT_BYTES:
-            self._kept_bytes += len(content)
-            self._kept[row] = content
-
-    def _path(self, row: int) -> str | None:
-        item = self._items[row]
-        if isinstance(item, str):
-            return item
-        return os.fspath(item) if isinstance(item, os.PathLike) else None
-
-    def _known(self, rows: range) -> dict[int, bytes]:
-        """Return the digests that the memo knows, by row."""
-        if self._memo is None:
-            return {}
-        paths = {row: path for row in rows if (path := self._path(row)) is not None}
-        digests = self._memo.lookup(list(paths.values()), self._limits.max_file_bytes)
-        known = {
-            row: digest for row, digest in zip(paths, digests, strict=True) if digest is not None
-        }
-        self._from_memo.update(known)
-        return known
-
-    def _observe(self, row: int) -> Observation | None:
-        if self._memo is None or (path := self._path(row)) is None:
-            return None
-        return self._memo.observe(path)
-
-    def _remember(self, fresh: Iterable[_Digested]) -> None:
-        observed = [
-            (observation, digest) for digest, observation in fresh if observation is not None
-        ]
+    def _finish(self, reading: _Reading) -> OpenParcel:
+        fresh: dict[int, bytes] = {}
+        observed: list[tuple[Observation, bytes]] = []
+        reasons: dict[int, str] = {}
+        for rows, task in reading.tasks:
+            for row, outcome in zip(rows, task.result(), strict=True):
+                if isinstance(outcome, ImageDecodeError):
+                    reasons[row] = outcome.reason
+                    continue
+                fresh[row], observation = outcome
+                if observation is not None:
+                    observed.append((observation, fresh[row]))
         if self._memo is not None and observed:
             # Where the folder cannot be written the cache itself has said so.
             self._memo.remember(observed)
+        all_known = reading.known | fresh
+        rows_of_parcel = range(reading.start, reading.start + len(reading.items))
+        digests = [all_known.get(row) for row in rows_of_parcel]
+        return OpenParcel(reading.start, reading.items, digests, reasons)
+
+    def _known(self, start: int, items: Sequence[Any]) -> dict[int, bytes]:
+        """Return the digests that the memo knows, by row."""
+        if self._memo is None:
+            return {}
+        paths = {
+            row: path
+            for row, item in enumerate(items, start)
+            if (path := _path_of(item)) is not None
+        }
+        if not paths:
+            return {}
+        digests = self._memo.lookup(list(paths.values()), self._limits.max_file_bytes)
+        found = zip(paths, digests, strict=True)
+        return {row: digest for row, digest in found if digest is not None}
+
+
+def _path_of(item: Any) -> str | None:
+    if isinstance(item, str):
+        return item
+    return os.fspath(item) if isinstance(item, os.PathLike) else None
+
+
+def _encoded_bytes(item: Any) -> int:
+    """Return how many bytes reading an image will bring into memory; 0 where it has no file."""
+    path = _path_of(item)
+    if path is None:
+        return 0
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - Path() would rewrite the path
+    except NotADirectoryError:
+        member = split_archive_path(path)
+        try:
+            return 0 if member is None else open_archive(member[0]).size(member[1])
+        except (InputError, OSError, KeyError):  # named when it is read
+            return 0
+    except (OSError, ValueError):
+        return 0
+
+
+def bytes_in_memory(item: Any) -> int:
+    """Return how many bytes an image takes that is no path."""
+    if isinstance(item, bytes | bytearray):
+        return len(item)
+    if hasattr(item, "mode") and hasattr(item, "width"):  # a PIL image, which has no nbytes
+        return int(item.width * item.height * 4)
+    return int(getattr(item, "nbytes", 0))
+
+
+def checked_images(X: Any) -> list[Any]:
+    """Return the images of X, of which there must be one.
+
+    Examples
+    --------
+    >>> checked_images([])
+    Traceback (most recent call last):
+    featx.InputError: Got 0 images but expected at least 1
+    """
+    items = list(as_image_list(X))
+    if not items:
+        raise InputError("Got 0 images but expected at least 1")
+    return items
+
+
+def is_made_on_demand(images: Any) -> bool:
+    """Return whether an object makes its images when they are taken, one by one."""
+    is_one = isinstance(images, str | bytes | bytearray | memoryview | Mapping)
+    if is_one or isinstance(images, list | tuple) or hasattr(images, "__array__"):
+        return False
+    return hasattr(images, "__len__") and hasattr(images, "__getitem__")

@@ -10,7 +10,7 @@ import torch
 
 
 class OnnxRuntime:
-    """A graph, run in as many lanes as there are threads.
+    """A graph, run by as many calls at a time as there are threads.
 
     Of many images each thread computes its own: threads that need not wait for one another waste
     nothing. A few images are computed one after the other by all threads. The rows are the same.
@@ -32,29 +32,29 @@ class OnnxRuntime:
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         self._rows = rows
 
-    def prepare(self) -> None:
+    def prepare(self, calls: int = 1) -> None:
         """Open a session, which shows whether the graph can be run."""
-        self._session(self._threads)
+        self._session(calls)
 
-    def lanes(self, n_images: int) -> int:
+    def calls_at_a_time(self, n_images: int) -> int:
         """Return how many calls of `run` are best under way at a time."""
         return self._threads if n_images >= 2 * self._threads else 1
 
-    def run(self, pixels: torch.Tensor, lanes: int = 1) -> list[np.ndarray]:
+    def run(self, pixels: torch.Tensor, calls: int = 1) -> list[np.ndarray]:
         """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap.
 
         Parameters
         ----------
         pixels : Tensor
             Images.
-        lanes : int
+        calls : int
             How many calls are under way at a time.
         """
         n_images = len(pixels)
         if n_images % self._rows:
             padding = pixels.new_zeros(-n_images % self._rows, *pixels.shape[1:])
             pixels = torch.cat([pixels, padding])
-        session = self._session(lanes)
+        session = self._session(calls)
         name = session.get_inputs()[0].name
         outputs = [
             session.run(None, {name: batch.numpy()}) for batch in torch.split(pixels, self._rows)
@@ -64,8 +64,8 @@ class OnnxRuntime:
             for of_tap in zip(*outputs, strict=True)
         ]
 
-    def _session(self, lanes: int) -> onnxruntime.InferenceSession:
-        threads = max(1, self._threads // lanes)
+    def _session(self, calls: int) -> onnxruntime.InferenceSession:
+        threads = max(1, self._threads // calls)
         with self._opening:
             if threads not in self._sessions:
                 self._sessions[threads] = self._open(threads)

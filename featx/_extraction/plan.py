@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import torch
 
-from featx._errors import InputError, did_you_mean
+from featx._checks import check_choice, check_whole_number
+from featx._errors import InputError
 
 RUNTIMES = ("auto", "onnx", "torch", "compile")
 
@@ -124,8 +124,8 @@ def plan_execution(
     >>> plan_execution(device="cpu", precision="bfloat16").description
     'torch on cpu in bfloat16'
     """
-    _check_choice("runtime", runtime, RUNTIMES)
-    _check_choice("precision", precision, PRECISIONS)
+    check_choice("runtime", runtime, RUNTIMES)
+    check_choice("precision", precision, PRECISIONS)
     chosen_device = _choose_device(device)
     on_cpu = chosen_device.type == "cpu"
     if runtime == "onnx" and not on_cpu:
@@ -141,18 +141,9 @@ def plan_execution(
     if runtime == "auto":
         runtime = "onnx" if on_cpu and precision == "float32" else "torch"
     is_auto = isinstance(batch_size, str) and batch_size == "auto"
-    if is_auto:
-        size = _choose_batch_size(runtime, chosen_device)
-    else:
-        size = _checked_batch_size(batch_size)
+    check_whole_number("batch_size", batch_size, 1, also=["auto"])
+    size = _choose_batch_size(runtime, chosen_device) if is_auto else int(batch_size)
     return ExecutionPlan(runtime, str(chosen_device), size, precision, may_shrink=is_auto)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        expected = ", ".join(map(repr, choices))
-        hint = did_you_mean(str(value), choices)
-        raise InputError(f"Got {name}={value!r} but expected one of {expected}{hint}")
 
 
 def _choose_device(device: str) -> torch.device:
@@ -172,14 +163,6 @@ def _choose_device(device: str) -> torch.device:
             "choose device='cpu' or 'auto'"
         )
     return chosen
-
-
-def _checked_batch_size(batch_size: object) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise InputError(
-            f"Got batch_size={batch_size!r} but expected 'auto' or a whole number of at least 1"
-        )
-    return int(batch_size)
 
 
 def _choose_batch_size(runtime: str, device: torch.device) -> int:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from featx._extraction.extractor import Stores
-from featx._extraction.runtime import in_one_order, settle_plan
+from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.providers import load_backbone
+from featx._backbones.taps import choices_of_layers
+from featx._errors import InputError
+from featx._extraction.runtime import choose_plan, in_one_order, replace_plan
 from featx._images.archives import split_archive_path
 from featx._store.graphs import GraphStore
 from featx._store.memo import StatMemo
 from featx._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from featx._backbones.frozen import FrozenBackbone
     from featx._backbones.taps import Tap
     from featx._extraction.plan import ExecutionPlan
     from featx._store.cache import EmbeddingCache
@@ -27,6 +30,28 @@ if TYPE_CHECKING:
 
 # The packages whose version can move a vector by a rounding step; named in every export.
 _PACKAGES_OF_A_VECTOR = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the embeddings of each layer are kept, and what knows the digests of files.
+
+    Attributes
+    ----------
+    tables : sequence of EmbeddingTable
+        One for each tap; none where nothing is kept.
+    further_tables : sequence of EmbeddingTable
+        One for each further tap.
+    memo : StatMemo or None
+        The digests of files that have not changed.
+    graphs : GraphStore or None
+        Exported networks.
+    """
+
+    tables: Sequence[EmbeddingTable] = ()
+    further_tables: Sequence[EmbeddingTable] = ()
+    memo: StatMemo | None = None
+    graphs: GraphStore | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +79,34 @@ class EmbeddingRecipe:
     plan: ExecutionPlan
 
     @property
-    def fingerprint(self) -> str:
+    def name(self) -> str:
+        """32 hexadecimal digits that name what decides a vector up to rounding."""
+        precision = self.plan.precision
+        return _joined(
+            self.backbone.recipe(tap, views=self.views, precision=precision) for tap in self.taps
+        )
+
+    @property
+    def cache_key(self) -> str:
         """32 hexadecimal digits that name everything that can change a vector."""
-        fingerprints = [self._fingerprint_of(tap) for tap in self.taps]
-        if len(fingerprints) == 1:
-            return fingerprints[0]
-        return hashlib.sha256("+".join(fingerprints).encode()).hexdigest()[:32]
+        return _joined(self._cache_key_of(tap, self.plan) for tap in self.taps)
+
+    def is_of_version_0_1(self, fingerprint: str, execution: str) -> bool:
+        """Return whether featx 0.1 gave this fingerprint to the recipe, on whatever device."""
+        runtime, _, device = execution.removesuffix(f" in {self.plan.precision}").partition(" on ")
+        plan = replace(self.plan, runtime=runtime, device=device or "cpu")
+        return fingerprint == _joined(self._cache_key_of(tap, plan) for tap in self.taps)
+
+    @property
+    def all_taps(self) -> tuple[Tap, ...]:
+        """The taps, and those that are stored beside them."""
+        return (*self.taps, *self.further_taps)
+
+    @property
+    def columns(self) -> list[slice]:
+        """Where the vectors of each tap stand in an embedding."""
+        ends = list(itertools.accumulate(map(self.backbone.dimension, self.taps)))
+        return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]
 
     @property
     def dimension(self) -> int:
@@ -85,22 +132,28 @@ class EmbeddingRecipe:
             "precision": self.plan.precision,
             "runtime": self.plan.runtime,
             "device_type": self.plan.device_type,
-            "fingerprint": self.fingerprint,
+            "recipe": self.name,
+            "fingerprint": self.cache_key,
             "versions": {"featx": __version__, **_versions()},
         }
 
-    def settled(self, cache: EmbeddingCache | None) -> EmbeddingRecipe:
+    def with_runtime(self, cache: EmbeddingCache | None) -> EmbeddingRecipe:
         """Return the recipe as it can be executed here, or by what takes its runtime's place."""
         # Without a cache there is nowhere to keep what was not asked for.
-        taps = self.taps if cache is None else (*self.taps, *self.further_taps)
-        plan = settle_plan(self.backbone, in_one_order(taps), self.plan, _open_graphs(cache))
-        return replace(self, plan=plan)
+        taps = in_one_order(self.taps if cache is None else self.all_taps)
+        return replace(self, plan=choose_plan(self.backbone, taps, self.plan, _open_graphs(cache)))
 
-    def open_stores(self, cache: EmbeddingCache | None) -> Stores | None:
-        """Return the tables of a cache that keep these vectors, and its memo."""
+    def without_runtime(self, taps: tuple[Tap, ...], error: Exception) -> EmbeddingRecipe:
+        """Return the recipe with what takes the place of a runtime that cannot be opened here."""
+        return replace(self, plan=replace_plan(self.backbone, taps, self.plan, None, error))
+
+    def open_stores(self, cache: EmbeddingCache | None, *, use_tables: bool = True) -> Stores:
+        """Return the tables of a cache that keep these vectors, its memo and its graphs."""
+        if cache is None:
+            return Stores()
         graphs = _open_graphs(cache)
-        if cache is None or graphs is None:
-            return None
+        if not use_tables:
+            return Stores(graphs=graphs)
         return Stores(
             self._tables(cache, self.taps),
             self._tables(cache, self.further_taps),
@@ -111,21 +164,29 @@ class EmbeddingRecipe:
     def _tables(self, cache: EmbeddingCache, taps: Sequence[Tap]) -> list[EmbeddingTable]:
         return [
             cache.table(
-                self._fingerprint_of(tap),
+                self._cache_key_of(tap, self.plan),
                 self.backbone.dimension(tap),
                 recipe=replace(self, taps=(tap,), further_taps=()).describe(),
             )
             for tap in taps
         ]
 
-    def _fingerprint_of(self, tap: Tap) -> str:
+    def _cache_key_of(self, tap: Tap, plan: ExecutionPlan) -> str:
         return self.backbone.cache_key(
             tap,
             views=self.views,
-            runtime=self.plan.runtime,
-            device_type=self.plan.device_type,
-            precision=self.plan.precision,
+            runtime=plan.runtime,
+            device_type=plan.device_type,
+            precision=plan.precision,
         )
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Return one name for several, and one for itself."""
+    first, *others = names
+    if not others:
+        return first
+    return hashlib.sha256("+".join((first, *others)).encode()).hexdigest()[:32]
 
 
 @functools.cache
@@ -141,3 +202,48 @@ def _open_graphs(cache: EmbeddingCache | None) -> GraphStore | None:
 @functools.lru_cache(maxsize=4)
 def _open_memo(folder: Path) -> StatMemo:
     return StatMemo(folder, split_archive_path)
+
+
+def choose_backbone(backbone: Any, weights: Any, image_size: int | None) -> FrozenBackbone:
+    """Return the network of a name, or the one that is given.
+
+    Raises
+    ------
+    InputError
+        If there is no such network, or weights or image size are given beside one that has its own.
+    WeightsError
+        If its weights are not on this machine.
+    """
+    if not isinstance(backbone, FrozenBackbone):
+        return load_backbone(backbone, weights=weights, image_size=image_size)
+    if weights != "default" or image_size is not None:
+        raise InputError(
+            f"Got weights={weights!r} and image_size={image_size!r} beside {backbone!r}, which "
+            "has its own; leave both at their defaults"
+        )
+    return backbone
+
+
+def choose_further_taps(
+    backbone: FrozenBackbone, also_cache: Any, taps: Sequence[Tap]
+) -> tuple[Tap, ...]:
+    """Return the taps that are stored beside those that are asked for.
+
+    Parameters
+    ----------
+    backbone : FrozenBackbone
+        The network.
+    also_cache : sequence
+        As `ImageEmbedder` takes it.
+    taps : sequence of Tap
+        What is asked for.
+
+    Returns
+    -------
+    tuple of Tap
+        Each once.
+    """
+    further: dict[Tap, None] = {}
+    for layers, pooling in choices_of_layers("also_cache", also_cache):
+        further |= dict.fromkeys(backbone.taps(layers, pooling))
+    return tuple(tap for tap in further if tap not in taps)

@@ -10,6 +10,7 @@ import functools
 import os
 import threading
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ from featx._extraction.graphs import find_graph, is_proven, note_proof
 from featx._extraction.precision import check_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
 
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
 class Runtime(Protocol):
     """Executes a network."""
 
-    def prepare(self) -> None:
-        """Build what would be built at the first call."""
+    def prepare(self, calls: int = 1, /) -> None:
+        """Build what would be built at the first of so many calls at a time."""
         ...
 
-    def lanes(self, n_images: int, /) -> int:
+    def calls_at_a_time(self, n_images: int, /) -> int:
         """Return how many calls of `run` are best under way at a time."""
         ...
 
-    def run(self, pixels: torch.Tensor, lanes: int = 1, /) -> list[np.ndarray]:
+    def run(self, pixels: torch.Tensor, calls: int = 1, /) -> list[np.ndarray]:
         """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap."""
         ...
 
@@ -55,7 +56,7 @@ def in_one_order(taps: Iterable[Tap]) -> tuple[Tap, ...]:
     return tuple(sorted(taps, key=lambda tap: (tap.layer, tap.pooling)))
 
 
-def settle_plan(
+def choose_plan(
     backbone: FrozenBackbone,
     taps: tuple[Tap, ...],
     plan: ExecutionPlan,
@@ -64,7 +65,7 @@ def settle_plan(
     """Return the plan, or what takes its place where it cannot be built here.
 
     What decides a vector must be known before it is looked up, and the runtime is part of that. So
-    a runtime is built at the first call, unless it was built on this machine before.
+    a runtime is built at the first call, unless it was built for this cache before.
 
     Parameters
     ----------
@@ -89,19 +90,41 @@ def settle_plan(
     """
     if plan.fallback is None:
         return plan
-    settled = _settled.setdefault(backbone, {})
-    if (taps, plan) not in settled:
+    chosen = _chosen.setdefault(backbone, {})
+    if (taps, plan) not in chosen:
         error = _why_not(backbone, taps, plan, graphs)
-        if error is None:
-            settled[taps, plan] = plan
-        else:
-            settled[taps, plan] = settle_plan(backbone, taps, plan.fallback, graphs)
-            _warn_of_fallback(backbone, plan, settled[taps, plan], error)
-    return settled[taps, plan]
+        if error is not None:
+            return replace_plan(backbone, taps, plan, graphs, error)
+        chosen[taps, plan] = plan
+    return chosen[taps, plan]
+
+
+def replace_plan(
+    backbone: FrozenBackbone,
+    taps: tuple[Tap, ...],
+    plan: ExecutionPlan,
+    graphs: GraphStore | None,
+    error: Exception,
+) -> ExecutionPlan:
+    """Return what takes the place of a plan that cannot be built, from now on in this process.
+
+    Parameters
+    ----------
+    backbone, taps, plan, graphs
+        As `choose_plan` takes them; the plan must have a fallback.
+    error : Exception
+        Why it cannot be built.
+    """
+    if plan.fallback is None:
+        raise error
+    instead = choose_plan(backbone, taps, plan.fallback, graphs)
+    _chosen.setdefault(backbone, {})[taps, plan] = instead
+    _warn_of_fallback(backbone, plan, instead, error)
+    return instead
 
 
 # By network, and only for as long as somebody else holds it.
-_settled: WeakKeyDictionary[
+_chosen: WeakKeyDictionary[
     FrozenBackbone, dict[tuple[tuple[Tap, ...], ExecutionPlan], ExecutionPlan]
 ] = WeakKeyDictionary()
 
@@ -116,7 +139,7 @@ def _why_not(
     if is_proven(backbone, taps, plan, graphs):
         return None
     try:
-        open_runtime(backbone, taps, plan, graphs).prepare()
+        open_runtime(backbone, taps, plan, graphs, computing_threads()).prepare()
     except Exception as error:  # each library has exceptions of its own
         return error
     note_proof(backbone, taps, plan, graphs)
@@ -133,7 +156,7 @@ def _warn_of_fallback(
     reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     warnings.warn(
         f"{backbone.name} cannot be run as {plan.description} here, so it runs as "
-        f"{instead.description}, whose embeddings have a fingerprint of their own; the reason: "
+        f"{instead.description}, whose embeddings are kept apart; the reason: "
         f"{reason[:_LONGEST_REASON]}",
         RuntimeFallbackWarning,
         stacklevel=2,
@@ -143,11 +166,16 @@ def _warn_of_fallback(
 _LONGEST_REASON = 300
 
 
+class RuntimeUnavailableError(Exception):
+    """A runtime cannot be opened here, although it could be when this cache was last used."""
+
+
 def open_runtime(
     backbone: FrozenBackbone,
     taps: tuple[Tap, ...],
     plan: ExecutionPlan,
-    graphs: GraphStore | None = None,
+    graphs: GraphStore | None,
+    threads: int,
 ) -> Runtime:
     """Build what executes a backbone; the same object for the same arguments.
 
@@ -159,8 +187,10 @@ def open_runtime(
         What to take from it.
     plan : ExecutionPlan
         How and where.
-    graphs : GraphStore, optional
+    graphs : GraphStore or None
         Where exported networks are kept.
+    threads : int
+        How many threads compute.
 
     Returns
     -------
@@ -170,35 +200,55 @@ def open_runtime(
     Raises
     ------
     Exception
-        Whatever a library raises that cannot build it; see `settle_plan`.
+        Whatever a library raises that cannot build it; see `choose_plan`.
 
     Warns
     -----
     PrecisionWarning
         When bfloat16 moves the vectors of this network.
     """
-    with _building:
-        threads = torch.get_num_threads()
+    with _building, torch_threads(threads):
         return _open_runtime(backbone, taps, plan, graphs, threads, os.getpid())
+
+
+_HOME_PROCESS = os.getpid()
+
+
+def computing_threads() -> int:
+    """Return how many threads compute: as many as torch uses, but one in a forked child.
+
+    There OpenMP would wait for ever for the threads of the parent. joblib lowers this number in
+    its workers, so that they do not crowd each other.
+    """
+    return torch.get_num_threads() if os.getpid() == _HOME_PROCESS else 1
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Let torch compute with so many threads: a new thread does not know what others chose."""
+    before = torch.get_num_threads()
+    if before == threads:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # torch's exporter is not made for several threads at once, and one runtime is enough for all.
 _building = threading.RLock()
 
 
-def _after_fork_in_child() -> None:
-    """Make the network usable in a forked child, where the parent's threads do not exist.
-
-    OpenMP would wait for them for ever, so torch computes in the only thread that there is; and a
-    lock that another thread of the parent held would never be released.
-    """
+def _renew_lock() -> None:
+    """Make a new lock in a forked child: another thread of the parent may have held the old one."""
     global _building
     _building = threading.RLock()
-    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 # Threads and process are part of the key: a session of ONNX Runtime keeps the number of threads it

@@ -1,201 +1,504 @@
-"""The stream: images decoded ahead of the network, in blocks, and blocks computed side by side."""
+"""The stream: images in, parcels of embeddings out, each distinct image computed once.
+
+Parcels are read ahead, digested and looked up; what is missing is claimed right before it is
+decoded, computed in batches that reach across parcels, stored, and handed on in order.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
-from featx._errors import ImageDecodeError
+from featx._errors import ImageDecodeError, WeightsError
+from featx._extraction.batches import images_a_task, load_in_order, stream_batches
+from featx._extraction.contents import PARCEL_IMAGES, Contents, MemoMistakenError, bytes_in_memory
+from featx._extraction.outlet import Outlet, hand_on_from_a_thread
+from featx._extraction.runtime import (
+    RuntimeUnavailableError,
+    in_one_order,
+    open_runtime,
+    torch_threads,
+)
+from featx._images.decode import decode_content
+from featx._images.preprocess import count_views
+from featx._images.sources import describe_item
+from featx._progress import no_progress
+from featx._store.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from typing import Any
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+    import torch
+    from numpy.typing import NDArray
 
-# Images that a thread loads at a time: handing over costs as much as a small image, and a thread
-# that goes on with the same work finds its code and data in the processor's caches. Measured: 8 %.
-LARGEST_PIECE = 16
+    from featx._extraction.batches import Batch
+    from featx._extraction.parcels import OpenParcel, Parcel
+    from featx._extraction.recipe import EmbeddingRecipe, Stores
+    from featx._extraction.runtime import Runtime
+    from featx._images.limits import Limits
+    from featx._progress import Advance
+    from featx._store.cache import EmbeddingCache
+    from featx._store.memo import StatMemo
 
-# How many blocks of images may be decoded or waiting ahead of the network: enough to hide a slow
-# image, few enough that memory does not grow with the number of images.
-BLOCKS_AHEAD = 2
+    Skip = Callable[[int, Sequence[Any], list[bytes | None]], NDArray[np.bool_] | None]
 
+# Images that one claim holds at most: a crash loses no more than the claims under way.
+_LARGEST_CLAIM = 256
 
-@dataclass
-class Block(Generic[Key]):
-    """Some images on their way to the network.
+# Parcels that are computed or wait to be handed on: as many images as keep the largest batches
+# full, and no more bytes than a laptop has to spare.
+_OPEN_IMAGES = 2048
+_OPEN_BYTES = 256 * 2**20
 
-    Attributes
-    ----------
-    pixels : Tensor
-        uint8 (n, n_views, 3, side, side): the images that could be read.
-    keys : list
-        The key of each of them.
-    failures : list of (key, ImageDecodeError)
-        The images met on the way that could not be read.
-    """
-
-    pixels: torch.Tensor
-    keys: list[Key]
-    failures: list[tuple[Key, ImageDecodeError]] = field(default_factory=list)
+# Bytes of vectors that are remembered here for images that come again.
+_REMEMBERED_BYTES = 256 * 2**20
 
 
-def choose_piece(n_images: int, threads: int) -> int:
-    """Return how many images a thread takes at a time: few of few, so that all threads have some.
-
-    Examples
-    --------
-    >>> choose_piece(1, threads=2), choose_piece(64, threads=2), choose_piece(10_000, threads=2)
-    (1, 8, 16)
-    """
-    return max(1, min(LARGEST_PIECE, n_images // (4 * max(1, threads))))
-
-
-def stream_blocks(
-    keys: Iterable[Key],
-    load: Callable[[Key], torch.Tensor],
-    *,
-    block_size: int,
-    shape: tuple[int, ...],
-    num_workers: int,
-    piece: int = LARGEST_PIECE,
-) -> Generator[Block[Key]]:
-    """Load images in threads and yield them in order, in blocks.
-
-    Threads serve because decoding and resizing release the GIL. Keys are drawn only as far ahead
-    as decoding runs, so that whoever hands them out can decide late.
+class EmbeddingStream:
+    """Embeds sequences of images, parcel by parcel.
 
     Parameters
     ----------
-    keys : iterable
-        One key per image.
-    load : callable
-        Returns the pixels of a key, uint8 of ``shape``. An `ImageDecodeError` of it becomes a
-        failure of the block; any other exception ends the stream.
-    block_size : int
-        Images of a block; the last one may have fewer.
-    shape : tuple of int
-        The shape of each image's pixels, such as (n_views, 3, side, side).
+    recipe : EmbeddingRecipe
+        What is computed, and how.
+    cache : EmbeddingCache or None
+        Where embeddings are kept.
     num_workers : int
-        Threads that load; 0 loads in the calling thread.
-    piece : int
-        Images that a thread loads at a time.
-
-    Yields
-    ------
-    Block
-        In the order of the keys.
+        Threads that read and decode. With 0 everything happens in the calling thread, and nothing
+        between two parcels.
+    threads : int
+        Threads that the network computes with.
+    limits : Limits
+        The largest images that are read.
+    stop_at_failure : bool
+        Raise the `ImageDecodeError` of the lowest row instead of noting failures.
+    use_cache : bool
+        False computes every image anew and keeps nothing, by the same runtime: to measure it.
     """
 
-    def load_piece(piece_keys: list[Key]) -> list[torch.Tensor | ImageDecodeError]:
-        return [_attempt(load, key) for key in piece_keys]
+    def __init__(
+        self,
+        recipe: EmbeddingRecipe,
+        cache: EmbeddingCache | None,
+        *,
+        num_workers: int,
+        threads: int,
+        limits: Limits,
+        stop_at_failure: bool,
+        use_cache: bool = True,
+    ) -> None:
+        self.recipe = recipe
+        self.num_workers = num_workers
+        self.threads = threads
+        self.limits = limits
+        self.stop_at_failure = stop_at_failure
+        self._cache = cache
+        self._use_cache = use_cache
+        self.stores = self._open_stores()
 
-    block = _Filling[Key](block_size, shape)
-    ahead = num_workers + BLOCKS_AHEAD * max(1, block_size // piece)
-    pieces = load_in_order(_cut(keys, piece), load_piece, num_workers=num_workers, ahead=ahead)
-    with closing(pieces):
-        for piece_keys, outcomes in pieces:
-            for key, outcome in zip(piece_keys, outcomes, strict=True):
-                block.add(key, outcome)
-                if block.is_full:
-                    yield block.take()
-    if not block.is_empty:
-        yield block.take()
+    def _open_stores(self) -> Stores:
+        return self.recipe.open_stores(self._cache, use_tables=self._use_cache)
+
+    def parcels(
+        self,
+        items: Sequence[Any],
+        advance: Advance = no_progress,
+        *,
+        skip: Skip | None = None,
+        out: NDArray[np.float32] | None = None,
+        use_memo: bool = True,
+    ) -> Generator[Parcel]:
+        """Embed images.
+
+        Parameters
+        ----------
+        items : sequence
+            Paths, bytes, PIL images, arrays or tensors; where it is no list, each item is taken
+            when its parcel is read.
+        advance : callable
+            Is told how many images are done, and how many of them were found.
+        skip : callable, optional
+            Is asked with a row, the items from there on and their digests, for which of them
+            nothing is to be computed.
+        out : ndarray of float32, shape (n_images, dimension), optional
+            Is filled; the vectors of the parcels are views of it. All of them then come from the
+            same memo.
+        use_memo : bool
+            Whether files that have not changed are known without reading them.
+
+        Yields
+        ------
+        Parcel
+            In order.
+
+        Raises
+        ------
+        ImageDecodeError
+            With the path and the row of the first unreadable image, when ``stop_at_failure``.
+        MemoMistakenError
+            When a file has changed without a sign, and parcels in ``out`` may be mistaken too.
+        """
+        row, memo = 0, self.stores.memo if use_memo else None
+        while True:
+            try:
+                for parcel in self._run(items, advance, skip, out, row, memo):
+                    row = parcel.start + len(parcel.items)
+                    yield parcel
+            except MemoMistakenError:
+                # A file was rewritten under our hands, or a clock misled the memo.
+                if out is not None and row > 0:
+                    raise
+                memo = None
+            except RuntimeUnavailableError as error:
+                # What was kept of another machine said that it can be built.
+                self.recipe = self.recipe.without_runtime(*error.args)
+                self.stores = self._open_stores()
+            else:
+                return
+            advance = no_progress  # what is done again has been counted
+
+    def _run(
+        self,
+        items: Sequence[Any],
+        advance: Advance,
+        skip: Skip | None,
+        out: NDArray[np.float32] | None,
+        start: int,
+        memo: StatMemo | None,
+    ) -> Iterator[Parcel]:
+        run = _Run(self, items, advance, skip, out, start, memo)
+        if self.num_workers:
+            return hand_on_from_a_thread(run.steps, run.outlet)
+        return run.in_this_thread()
+
+    def parcel_images(self, n_images: int) -> int:
+        """Return how many images a parcel takes: few of few, so that other workers share them."""
+        few = max(self.recipe.plan.batch_size, math.ceil(n_images / 8))
+        return min(PARCEL_IMAGES, few)
 
 
-class _Filling(Generic[Key]):
-    """The block that is being filled, and the next one after it has been taken."""
+class _Run:
+    """One run of the stream over a sequence of images.
 
-    def __init__(self, size: int, shape: tuple[int, ...]) -> None:
-        self._size = size
-        self._shape = shape
-        self._start()
+    Parameters
+    ----------
+    stream : EmbeddingStream
+        What embeds.
+    items, advance, skip, out
+        As `EmbeddingStream.parcels` takes them.
+    start : int
+        The first row.
+    memo : StatMemo or None
+        Knows the digests of files.
+    """
 
-    def _start(self) -> None:
-        self._pixels = torch.empty(self._size, *self._shape, dtype=torch.uint8)
-        self._keys: list[Key] = []
-        self._failures: list[tuple[Key, ImageDecodeError]] = []
+    def __init__(
+        self,
+        stream: EmbeddingStream,
+        items: Sequence[Any],
+        advance: Advance,
+        skip: Skip | None,
+        out: NDArray[np.float32] | None,
+        start: int,
+        memo: StatMemo | None,
+    ) -> None:
+        recipe = stream.recipe
+        self._stream = stream
+        self._items = items
+        self._advance = advance
+        self._skip = skip
+        self._out = out
+        self._contents = Contents(
+            items,
+            memo,
+            stream.limits,
+            num_workers=stream.num_workers,
+            parcel_images=stream.parcel_images(len(items) - start),
+            start=start,
+        )
+        self._unread = self._contents.parcels()
+        self._n_admitted = start
+        self._session = Session(stream.stores.tables, (), stream.stores.further_tables)
+        self._open: deque[OpenParcel] = deque()
+        # The parcels that lack each image, the first one first.
+        self._waiting: dict[bytes, list[OpenParcel]] = {}
+        # Vectors that were computed here, the oldest first, and why other images have none.
+        self._computed: dict[bytes, NDArray[np.float32]] = {}
+        self._undecodable: dict[bytes, str] = {}
+        self._stop_row: int | None = None
+        # Without a cache there is nowhere to keep what was not asked for.
+        self._taps = recipe.taps if not stream.stores.tables else recipe.all_taps
+        self.outlet = Outlet(max(_OPEN_IMAGES, 8 * recipe.plan.batch_size), _OPEN_BYTES)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._keys) == self._size
+    def in_this_thread(self) -> Generator[Parcel]:
+        """Yield the parcels; nothing is under way while one is handed on."""
+        try:
+            with closing(self.steps()) as steps:
+                for _ in steps:
+                    yield from self.outlet.drain()
+        except Exception:
+            yield from self.outlet.drain()  # what was finished before
+            raise
+        yield from self.outlet.drain()
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._keys and not self._failures
+    def steps(self) -> Generator[None]:
+        """Compute, step by step; nothing is claimed between two steps, so that they may wait."""
+        try:
+            with self._session:
+                while self._admit() or self._open:
+                    self._compute_claims()
+                    yield
+                    if self._open:  # what is left of its first parcel is computed by others
+                        self._await_others()
+        finally:
+            self._contents.close()
 
-    def add(self, key: Key, outcome: torch.Tensor | ImageDecodeError) -> None:
-        if isinstance(outcome, ImageDecodeError):
-            self._failures.append((key, outcome))
+    def _admit(self) -> bool:
+        """Look up parcels until something can be claimed; return whether there are more to come."""
+        enough = self._stream.recipe.plan.batch_size
+        while self._stop_row is None and self._session.n_candidates < enough:
+            if not self.outlet.has_room:
+                return True
+            parcel = next(self._unread, None)
+            if parcel is None:
+                return False
+            self._look_up(parcel)
+            self._hand_on()
+        return self._stop_row is None
+
+    def _look_up(self, parcel: OpenParcel) -> None:
+        """Serve what is stored, and want the rest."""
+        n_images, start = len(parcel.items), parcel.start
+        self._n_admitted = start + n_images
+        recipe = self._stream.recipe
+        if self._out is None:
+            vectors = np.empty((n_images, recipe.dimension), np.float32)
+            made = 0 if isinstance(self._items, list) else sum(map(bytes_in_memory, parcel.items))
+            self.outlet.admit(n_images, vectors.nbytes + made)
         else:
-            self._pixels[len(self._keys)] = outcome
-            self._keys.append(key)
+            vectors = self._out[start : start + n_images]
+            self.outlet.admit(n_images, 0)
+        is_skipped = self._skip and self._skip(start, parcel.items, parcel.digests)
+        parcel.begin(vectors, recipe.columns, is_skipped)
+        n_skipped = 0 if is_skipped is None else int(is_skipped.sum())
+        self._advance(n_images - len(parcel.lacking[0]), n_skipped)
+        self._open.append(parcel)
+        before = len(parcel.lacking[0])
+        for layer, table in enumerate(self._stream.stores.tables):
+            wanted = list(parcel.rows)
+            for positions, stored in table.serve(wanted) if wanted else ():
+                parcel.place(layer, [wanted[place] for place in positions.tolist()], stored)
+        n_found = before - len(parcel.lacking[0])
+        self._advance(n_found, n_found)
+        if parcel.is_complete:
+            self._contents.drop(range(start, self._n_admitted))
+        else:
+            self._want(parcel)
+        if self._stream.stop_at_failure and parcel.first_failure is not None:
+            self._stop_at(parcel.first_failure[0])
 
-    def take(self) -> Block[Key]:
-        block = Block(self._pixels[: len(self._keys)], self._keys, self._failures)
-        self._start()
-        return block
+    def _want(self, parcel: OpenParcel) -> None:
+        """Ask for what a parcel lacks, unless it is computed here already."""
+        new: dict[bytes, None] = {}
+        for digest in dict.fromkeys(digest for lacking in parcel.lacking for digest in lacking):
+            if digest in self._computed:
+                vector = self._computed[digest]
+                for layer, columns in enumerate(self._stream.recipe.columns):
+                    parcel.place(layer, [digest], vector[columns])
+                self._advance(1)
+            elif digest in self._undecodable:
+                parcel.fail(digest, self._undecodable[digest])
+                self._advance(1)
+            elif digest in self._waiting:
+                self._waiting[digest].append(parcel)
+            else:
+                self._waiting[digest] = [parcel]
+                new[digest] = None
+        needed = {parcel.rows[digest][0] for digest in new}
+        end = parcel.start + len(parcel.items)
+        self._contents.drop([row for row in range(parcel.start, end) if row not in needed])
+        self._session.want([[d for d in lacking if d in new] for lacking in parcel.lacking])
 
+    def _compute_claims(self) -> None:
+        """Claim, decode and compute until all that is missing is computed, or by others."""
+        if not self._session.n_candidates:
+            return
+        computing = self._compute(self._draw(), self._n_left())
+        with torch_threads(self._stream.threads), closing(computing) as computed:
+            for batch, vectors in computed:
+                self._accept(batch, vectors)
+                self._hand_on()
 
-def _attempt(load: Callable[[Key], Value], key: Key) -> Value | ImageDecodeError:
-    try:
-        return load(key)
-    except ImageDecodeError as error:
-        return error
+    def _draw(self) -> Iterator[bytes]:
+        """Yield the images to compute here, each claimed when decoding comes to it."""
+        while self._session.n_candidates and not self.outlet.is_closed:
+            # Small claims of small work, so that others who want the same images share it.
+            limit = max(
+                self._stream.recipe.plan.batch_size, min(_LARGEST_CLAIM, self._n_left() // 8)
+            )
+            claim = self._session.claim(limit)
+            for digest in self._session.deferred:  # of others: their contents are not needed here
+                self._contents.drop([self._waiting[digest][0].rows[digest][0]])
+            if claim is not None:
+                yield from claim.digests
+            self._admit()
 
+    def _n_left(self) -> int:
+        return len(self._items) - self._n_admitted + self._session.n_candidates
 
-def _cut(keys: Iterable[Key], size: int) -> Generator[list[Key]]:
-    iterator = iter(keys)
-    while piece := list(islice(iterator, size)):
-        yield piece
+    def _accept(self, batch: Batch[bytes], vectors: list[NDArray[np.float32]]) -> None:
+        """Place what was computed in every parcel that waits for it, and store it."""
+        for digest, error in batch.failures:
+            self._undecodable[digest] = error.reason
+            for parcel in self._waiting.pop(digest):
+                parcel.fail(digest, error.reason)
+                self._advance(1)
+                if self._stream.stop_at_failure:
+                    self._stop_at(parcel.rows[digest][0])
+        self._check_finite(batch.keys, vectors)
+        places: dict[int, tuple[OpenParcel, list[int]]] = {}
+        for place, digest in enumerate(batch.keys):
+            for parcel in self._waiting.pop(digest):
+                places.setdefault(id(parcel), (parcel, []))[1].append(place)
+        for parcel, chosen in places.values():
+            digests = [batch.keys[place] for place in chosen]
+            for layer in range(len(self._stream.recipe.taps)):
+                parcel.place(layer, digests, vectors[layer][chosen])
+            for digest in digests:
+                self._remember(digest, parcel.vectors[parcel.rows[digest][0] - parcel.start])
+            self._advance(len(chosen))
+        failed = [digest for digest, _ in batch.failures]
+        self._session.finish(batch.keys + failed, vectors)
 
+    def _remember(self, digest: bytes, vector: NDArray[np.float32]) -> None:
+        """Keep a vector at hand for when its image comes again."""
+        self._computed[digest] = vector
+        # Those in `out` are kept anyway.
+        if self._out is None and len(self._computed) * vector.nbytes > _REMEMBERED_BYTES:
+            del self._computed[next(iter(self._computed))]
 
-def load_in_order(
-    keys: Iterable[Key],
-    load: Callable[[Key], Value],
-    *,
-    num_workers: int,
-    ahead: int,
-) -> Generator[tuple[Key, Value]]:
-    """Call ``load`` on each key in threads and yield the outcomes in the order of the keys.
+    def _hand_on(self) -> None:
+        """Hand on the first parcels, as far as they are complete."""
+        while self._open and self._open[0].is_complete:
+            parcel = self._open.popleft()
+            if self._stream.stop_at_failure and (failure := parcel.first_failure) is not None:
+                row, reason = failure
+                raise ImageDecodeError(describe_item(parcel.item(row)), reason, row)
+            closed = parcel.close()
+            if self._out is None:  # images that come again are given these numbers
+                closed.vectors.setflags(write=False)
+            self.outlet.put(closed)
 
-    Parameters
-    ----------
-    keys : iterable
-        Drawn at most ``ahead`` further than what was yielded.
-    load : callable
-        What to call; what it raises is raised here.
-    num_workers : int
-        Threads; 0 calls ``load`` in the calling thread.
-    ahead : int
-        How many calls may be under way or waiting.
+    def _await_others(self) -> None:
+        if not self._session.remaining:  # what was stored is stored no longer
+            self._session.want(self._open[0].lacking)
+        self._session.wait()
+        for layer, digests, vectors in self._session.collect():
+            for place, digest in enumerate(digests):
+                for parcel in self._waiting.get(digest, ()):
+                    before = len(parcel.lacking[0])
+                    parcel.place(layer, [digest], vectors[place : place + 1])
+                    n_found = before - len(parcel.lacking[0])
+                    self._advance(n_found, n_found)
+                if not any(digest in lacking for p in self._open for lacking in p.lacking):
+                    self._waiting.pop(digest, None)
+        self._hand_on()
 
-    Yields
-    ------
-    tuple
-        A key, and what was loaded.
-    """
-    if num_workers == 0:
-        yield from ((key, load(key)) for key in keys)
-        return
-    pending: deque[tuple[Key, Future[Value]]] = deque()
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="featx")
-    try:
-        for key in keys:
-            pending.append((key, pool.submit(load, key)))
-            if len(pending) >= ahead:
-                first, outcome = pending.popleft()
-                yield first, outcome.result()
-        while pending:
-            first, outcome = pending.popleft()
-            yield first, outcome.result()
-    finally:
-        # Also when the consumer stops early: what was not begun is not worth waiting for.
-        pool.shutdown(wait=True, cancel_futures=True)
+    def _stop_at(self, row: int) -> None:
+        """Compute nothing that comes after a row that cannot be read; what is before it is."""
+        self._stop_row = row if self._stop_row is None else min(row, self._stop_row)
+        for parcel in self._open:
+            later = [digest for digest, rows in parcel.rows.items() if rows[0] > self._stop_row]
+            for digest in later:
+                for lacking in parcel.lacking:
+                    lacking.pop(digest, None)
+            self._session.forget(d for d in later if self._first_row(d) > self._stop_row)
+
+    def _first_row(self, digest: bytes) -> int:
+        waiting = self._waiting.get(digest)
+        return -1 if waiting is None else waiting[0].rows[digest][0]
+
+    def _compute(
+        self, digests: Iterator[bytes], n_images: int
+    ) -> Generator[tuple[Batch[bytes], list[NDArray[np.float32]]]]:
+        """Decode images in threads and run the network over them, batch by batch."""
+        recipe, num_workers = self._stream.recipe, self._stream.num_workers
+        n_views = count_views(recipe.views)
+        side = recipe.backbone.preprocessing.image_size
+        runtime, calls = self._open_runtime(n_images)
+        in_threads = 0 if num_workers == 0 or calls == 1 else calls
+        task = images_a_task(n_images, max(calls, num_workers))
+        # Whole batches of the network, but no fewer images than a thread loads at a time.
+        batch = max(1, recipe.plan.batch_size // n_views)
+        batches = stream_batches(
+            digests,
+            self._decode,
+            batch_size=batch * math.ceil(task / batch),
+            shape=(n_views, 3, side, side),
+            num_workers=num_workers,
+            task=task,
+        )
+
+        def run(batch: Batch[bytes]) -> list[NDArray[np.float32]]:
+            n_batch = len(batch.keys)
+            if n_batch == 0:
+                return [np.empty((0, width), np.float32) for width in map(dimension, self._taps)]
+            ordered = runtime.run(batch.pixels.flatten(0, 1), max(1, in_threads))
+            of_tap = dict(zip(in_one_order(self._taps), ordered, strict=True))
+            by_image = [of_tap[tap].reshape(n_batch, n_views, -1) for tap in self._taps]
+            return [views[:, 0] if n_views == 1 else views.mean(axis=1) for views in by_image]
+
+        dimension = recipe.backbone.dimension
+        with closing(batches):
+            yield from load_in_order(batches, run, num_workers=in_threads, ahead=calls + 1)
+
+    def _open_runtime(self, n_images: int) -> tuple[Runtime, int]:
+        """Return what computes, and how many calls of it are best under way at a time."""
+        recipe, stream = self._stream.recipe, self._stream
+        taps = in_one_order(self._taps)
+        try:
+            runtime = open_runtime(
+                recipe.backbone, taps, recipe.plan, stream.stores.graphs, stream.threads
+            )
+            calls = runtime.calls_at_a_time(n_images)
+            runtime.prepare(calls if stream.num_workers else 1)
+        except Exception as error:  # each library has exceptions of its own
+            if recipe.plan.fallback is None:
+                raise
+            raise RuntimeUnavailableError(taps, error) from error
+        return runtime, calls
+
+    def _decode(self, digest: bytes) -> torch.Tensor:
+        """Return the pixels of an image, from whichever of its rows still has it."""
+        preprocessing, limits = self._stream.recipe.backbone.preprocessing, self._stream.limits
+        first, *others = [(p, row) for p in self._waiting[digest] for row in p.rows[digest]]
+        source = describe_item(first[0].item(first[1]))
+        try:
+            content = self._contents.take(first[1], first[0].item(first[1]), digest)
+        except ImageDecodeError:
+            for parcel, row in others:
+                with suppress(ImageDecodeError):
+                    content = self._contents.take(row, parcel.item(row), digest)
+                    break
+            else:
+                raise
+        return preprocessing.views(
+            decode_content(content, source, limits), self._stream.recipe.views, source
+        )
+
+    def _check_finite(self, digests: list[bytes], vectors: list[NDArray[np.float32]]) -> None:
+        for tap, of_tap in zip(self._taps, vectors, strict=True):
+            is_finite = np.isfinite(of_tap).all(axis=1)
+            if not is_finite.all():
+                digest = digests[int(np.flatnonzero(~is_finite)[0])]
+                parcel = self._waiting[digest][0]
+                source = describe_item(parcel.item(parcel.rows[digest][0]))
+                raise WeightsError(
+                    f"{self._stream.recipe.backbone.name} puts out NaN or infinity at "
+                    f"{tap.layer!r} for {source}; check its weights and its preprocessing"
+                )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Batches under way on a GPU: one is computed while the results of another travel back.
-_LANES_ON_A_GPU = 2
+_CALLS_ON_A_GPU = 2
 
 
 class TorchRuntime:
@@ -54,14 +54,14 @@ class TorchRuntime:
         own.compute_in(getattr(torch, plan.precision))
         self._network: Any = own.to(self._device).to(memory_format=torch.channels_last)
 
-    def prepare(self) -> None:
+    def prepare(self, _calls: int = 1) -> None:
         """Nothing is left to build."""
 
-    def lanes(self, _n_images: int) -> int:
+    def calls_at_a_time(self, _n_images: int) -> int:
         """Return how many calls of `run` are best under way at a time."""
-        return _LANES_ON_A_GPU if self._device.type == "cuda" else 1
+        return _CALLS_ON_A_GPU if self._device.type == "cuda" else 1
 
-    def run(self, pixels: torch.Tensor, _lanes: int = 1) -> list[np.ndarray]:
+    def run(self, pixels: torch.Tensor, _calls: int = 1) -> list[np.ndarray]:
         """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap.
 
         Raises
@@ -117,7 +117,7 @@ class TorchRuntime:
     def _forward_on_gpu(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Copy, compute and copy back without waiting for anything but this batch's own result.
 
-        The batches of all lanes follow one another on the stream of the device, so that one is
+        The batches of all calls follow one another on the stream of the device, so that one is
         copied in and launched while the one before it is computed.
         """
         with torch.cuda.device(self._device):
@@ -143,7 +143,7 @@ class _Rows:
         self._lock = threading.Lock()
 
     def halve(self, failed: int, device: torch.device) -> None:
-        """Go on with half of the batch that failed, unless another lane has said so already."""
+        """Go on with half of the batch that failed, unless another call has said so already."""
         with self._lock:
             if self.value == failed:
                 self.value = failed // 2
@@ -201,7 +201,7 @@ def _exact_float32() -> Iterator[None]:
 
 
 class _ExactSettings:
-    """The settings of two libraries, changed by the first lane and put back by the last."""
+    """The settings of two libraries, changed by the first call and put back by the last."""
 
     depth = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from featx._extraction.parameters import checked_images
+from featx._extraction.contents import checked_images
 from featx._finetuning.assembly import embed_samples, is_drawn
 from featx._finetuning.augmentation import find_augmentation
 from featx._finetuning.base import PRECISION_CHECK, TRAINING_CHECKS

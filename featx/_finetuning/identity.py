@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featx._backbones.taps import PENULTIMATE, Tap
 from featx._errors import ImageDecodeError
-from featx._extraction.stream import load_in_order
+from featx._extraction.batches import load_in_order
 from featx._images.digest import digest_content
 from featx._images.sources import read_content
 

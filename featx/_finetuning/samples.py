@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from featx._errors import ImageDecodeError
-from featx._extraction.stream import load_in_order
+from featx._extraction.batches import load_in_order
 from featx._finetuning.augmentation import augmented
 from featx._finetuning.seeding import AUGMENTATION, ORDER, derive_seed, torch_seeded
 from featx._images.decode import decode_content

@@ -13,7 +13,7 @@ from featx._backbones.fitting import load_tensors
 from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.network import has_features_and_head
 from featx._errors import InputError
-from featx._extraction.parameters import checked_images
+from featx._extraction.contents import checked_images
 from featx._finetuning.assembly import assemble_network, open_backbone
 from featx._finetuning.base import TrainedClassifier
 from featx._finetuning.samples import ImageSamples

@@ -5,22 +5,39 @@ claim whose lock can be taken belongs to a process that has died; it is void and
 Claims are read and made under one short lock, and whoever holds that lock reads the claims first
 and the finished shards second. The other order would lose a race: a claim that ends between the
 two readings would be missing from the second and its shard from the first.
+
+A process that is stopped (Ctrl-Z) keeps its locks. A claim therefore has a heartbeat: a thread of
+its holder changes the time of the file every few seconds, and is stopped with the process. Whoever
+waits looks for the change and not at the time, as the clocks of two machines may differ.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from featx._images.digest import DIGEST_BYTES
 from featx._store.layout import CLAIMS, CLAIMS_NAME
-from featx._store.locks import LockedFile
+from featx._store.locks import LockedFile, no_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
+SECONDS_BETWEEN_HEARTBEATS = 5.0
+
+# The short lock is held for milliseconds; after so long its holder has been stopped.
+SECONDS_FOR_THE_LOCK = 60.0
+
 _SUFFIX = ".claim"
+
+# What stands in the file between the digests and the name of its holder. To a version that does
+# not know of it, it is the digest of no image.
+_HOLDER = b"\nclaimed by:\n"
 
 
 class ClaimFile:
@@ -44,10 +61,22 @@ class ClaimFile:
         self._file = LockedFile(path, create=True)
         try:
             self._file.try_lock()  # it is free: others look at it under the short lock only
-            self._file.write(b"".join(digests))
+            holder = f"process {os.getpid()} on {socket.gethostname()}"
+            self._file.write(b"".join(digests) + _HOLDER + holder.encode())
+            _heart.start_beating_for(self)
         except BaseException:
             self.remove()
             raise
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds it; a forked child holds none of its parent's."""
+        return self._file.is_open
+
+    def beat(self) -> None:
+        """Change the time of the file."""
+        with contextlib.suppress(OSError):  # it was removed in this moment
+            os.utime(self._path)
 
     def remove(self) -> None:
         """End the claim; a second call, or one in a forked child, does nothing."""
@@ -55,6 +84,38 @@ class ClaimFile:
             with contextlib.suppress(OSError):
                 self._path.unlink()
             self._file.close()
+
+
+class _Heart:
+    """The thread that beats for the claims of this process, as long as there are any."""
+
+    def __init__(self) -> None:
+        self._claims: set[ClaimFile] = set()
+        self._thread: threading.Thread | None = None
+
+    def start_beating_for(self, claim: ClaimFile) -> None:
+        """Beat for a claim until it is removed."""
+        with no_fork:  # so that a forked child finds neither a held lock nor half a start
+            self._claims.add(claim)
+            # In a forked child the thread is there no longer.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._beat, name="featx claims", daemon=True)
+                self._thread.start()
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(SECONDS_BETWEEN_HEARTBEATS)
+            with no_fork:
+                self._claims = {claim for claim in self._claims if claim.is_held}
+                claims = list(self._claims)
+                if not claims:
+                    self._thread = None
+                    return
+            for claim in claims:
+                claim.beat()
+
+
+_heart = _Heart()
 
 
 class ClaimFolder:
@@ -69,6 +130,7 @@ class ClaimFolder:
     def __init__(self, table: Path) -> None:
         self._table = table
         self._folder = table / CLAIMS_NAME
+        self._is_stuck = False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -77,11 +139,17 @@ class ClaimFolder:
         Raises
         ------
         OSError
-            The folder cannot be made or written, or its file system knows no locks.
+            The folder cannot be made or written, its file system knows no locks, or the lock
+            is held by a process that was stopped.
         """
         self._folder.mkdir(mode=0o700, exist_ok=True)
         with LockedFile(self._folder / "lock", create=True) as file:
-            file.lock()
+            try:
+                file.lock(0.0 if self._is_stuck else SECONDS_FOR_THE_LOCK)
+            except TimeoutError:
+                self._is_stuck = True  # so that it is waited for once, not for each claim
+                raise
+            self._is_stuck = False
             yield
 
     def names(self) -> set[str]:
@@ -92,10 +160,33 @@ class ClaimFolder:
             return set()
         return {name.removesuffix(_SUFFIX) for name in names if CLAIMS.fullmatch(name)}
 
-    def live(self) -> dict[bytes, str]:
+    def heartbeat(self, name: str) -> int | None:
+        """Return what changes every few seconds while the holder of a claim is alive and runs.
+
+        None where there is no such claim.
+        """
+        try:
+            return self._path(name).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def holder(self, name: str) -> str:
+        """Return who holds a claim, for people, as ``process 4711 on host``."""
+        try:
+            _, _, holder = self._path(name).read_bytes().partition(_HOLDER)
+        except OSError:
+            holder = b""
+        return holder.decode(errors="replace") or "another process"
+
+    def live(self, ignored: Collection[str] = frozenset()) -> dict[bytes, str]:
         """Return each claimed digest with the name of its claim, and remove void claims.
 
         The short lock must be held.
+
+        Parameters
+        ----------
+        ignored : collection of str
+            Names of claims that count no longer, as their holders do not go on.
 
         Raises
         ------
@@ -105,9 +196,9 @@ class ClaimFolder:
         claimed: dict[bytes, str] = {}
         for name in self.names():
             with contextlib.suppress(FileNotFoundError):  # the claim has ended in this moment
-                if self._remove_if_void(name):
+                if self._remove_if_void(name) or name in ignored:
                     continue
-                content = self._path(name).read_bytes()
+                content, _, _ = self._path(name).read_bytes().partition(_HOLDER)
                 starts = range(0, len(content), DIGEST_BYTES)
                 claimed.update((content[start : start + DIGEST_BYTES], name) for start in starts)
         return claimed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import filelock
@@ -20,7 +22,7 @@ _RETRY_SECONDS = 0.001
 # parent that dies would still seem alive. The child therefore closes them at once, and no fork
 # may fall between the opening of a descriptor and its entry here.
 _open_descriptors: set[int] = set()
-_no_fork = threading.RLock()  # re-entrant, as the garbage collector may close a file at any time
+no_fork = threading.RLock()  # re-entrant, as the garbage collector may close a file at any time
 
 
 def _close_in_forked_child() -> None:
@@ -28,13 +30,13 @@ def _close_in_forked_child() -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     _open_descriptors.clear()
-    _no_fork.release()
+    no_fork.release()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_no_fork.acquire,
-        after_in_parent=_no_fork.release,
+        before=no_fork.acquire,
+        after_in_parent=no_fork.release,
         after_in_child=_close_in_forked_child,
     )
 
@@ -72,9 +74,10 @@ class LockedFile:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        self._path = path
         self._process = os.getpid()
         self._descriptor: int | None = None
-        with _no_fork:
+        with no_fork:
             self._descriptor = os.open(path, flags, 0o600)
             _open_descriptors.add(self._descriptor)
 
@@ -92,9 +95,19 @@ class LockedFile:
     def __del__(self) -> None:
         self.close()
 
-    def lock(self) -> None:
-        """Wait until no other holds the lock, then hold it."""
-        filelock.lock_descriptor(self._opened(), poll_interval=_RETRY_SECONDS)
+    def lock(self, seconds: float = math.inf) -> None:
+        """Wait until no other holds the lock, then hold it.
+
+        Raises
+        ------
+        TimeoutError
+            Another has held it for so many seconds.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.try_lock():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{self._path} is held by a process that does not go on")
+            time.sleep(_RETRY_SECONDS)
 
     def try_lock(self) -> bool:
         """Hold the lock if no other does, and say whether it is held now."""
@@ -112,7 +125,7 @@ class LockedFile:
 
     def close(self) -> None:
         """End the lock and close the file; twice, or in a forked child, does nothing."""
-        with _no_fork:
+        with no_fork:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is None or self._process != os.getpid():
                 return

@@ -1,28 +1,39 @@
-"""Sessions: sets of images, each to be served from the cache or computed, here or elsewhere."""
+"""Sessions: images that are served from the cache or computed, here or by other processes."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import time
 import uuid
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from featx._errors import InputError
 from featx._store.shards import check_digests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from featx._store.claims import ClaimFile
     from featx._store.table import EmbeddingTable
 
+_log = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.02
+
+# How long another process may hold a claim that is waited for until it is named, and how long it
+# may show no heartbeat until its images are computed here.
+SECONDS_UNTIL_NAMED = 30.0
+SECONDS_UNTIL_STOPPED = 600.0
 
 # How many images are compared at once with what is stored.
 _IMAGES_AT_ONCE = 1024
@@ -60,6 +71,9 @@ class Claim:
     def __init__(self, digests: tuple[bytes, ...], shares: Sequence[_Share]) -> None:
         self.digests = digests
         self._shares = tuple(shares)
+        self._unfinished = len(digests)
+        self._computed: list[bytes] = []
+        self._vectors: list[list[NDArray[np.float32]]] = [[] for _ in self._shares]
 
     def __enter__(self) -> Claim:
         return self
@@ -110,6 +124,25 @@ class Claim:
         except OSError as error:
             share.table.warn("folder", f"Embeddings cannot be written to the cache: {error}")
 
+    def finish(self, digest: bytes, vectors: Sequence[NDArray[np.float32]] | None) -> None:
+        """Take one image's vectors, a table each, or None where it could not be decoded."""
+        self._unfinished -= 1
+        if vectors is not None:
+            self._computed.append(digest)
+            for of_table, vector in zip(self._vectors, vectors, strict=False):
+                of_table.append(vector)
+        if self._unfinished == 0:
+            self.close()
+
+    def close(self) -> None:
+        """Store what was computed and let go of the rest."""
+        try:
+            if self._computed:
+                for table, vectors in enumerate(self._vectors):
+                    self.store(table, self._computed, np.stack(vectors))
+        finally:
+            self.release()
+
     def release(self) -> None:
         """End the claim, so that others may take what was not stored; twice does no harm."""
         for share in self._shares:
@@ -117,14 +150,69 @@ class Claim:
                 share.file.remove()
 
 
-class Session:
-    """The work on a set of images, in one or several tables; of `open_session`.
+class _Holders:
+    """Other processes that hold claims, for as long as they are waited for.
 
-    An image is wanted in each of the tables: a network forward yields a row for all of them. What
-    is stored is served by `collect`, table by table; an image that some table lacks is handed out
-    once by `claim`, to be computed here, and with this it is done in all tables, for its forward
-    yields what the others hold too. A session is used by one thread at a time. Leaving it as a
-    context manager releases the claims that are still open, so that an error keeps nobody waiting.
+    Whether one is alive is told by its heartbeat, a value that it changes every few seconds: by
+    change and not by clock, for the clocks of two machines may differ. A process that is stopped
+    (Ctrl-Z) has none; one that computes slowly has.
+
+    Parameters
+    ----------
+    tables : sequence of EmbeddingTable
+        Whose claims are looked at.
+
+    Attributes
+    ----------
+    waited_for : set of (int, str)
+        Table and name of the claims that stand in the way.
+    stopped : set of str
+        The names of claims whose holders have stopped: they count no longer.
+    """
+
+    def __init__(self, tables: Sequence[EmbeddingTable]) -> None:
+        self._tables = tables
+        self._seen: dict[str, tuple[object, float, float]] = {}
+        self._announced: set[str] = set()
+        self.waited_for: set[tuple[int, str]] = set()
+        self.stopped: set[str] = set()
+
+    def all_hold(self) -> bool:
+        """Return whether there are claims that are waited for, and each is still there."""
+        numbers = {number for number, _ in self.waited_for}
+        names = {(n, name) for n in numbers for name in self._tables[n].claims.names()}
+        return bool(self.waited_for) and self.waited_for <= names
+
+    def judge(self) -> None:
+        """Name whoever is waited for for long, and give up on those whose heartbeat has ended."""
+        now = time.monotonic()
+        for number, name in self.waited_for:
+            claims = self._tables[number].claims
+            heartbeat = claims.heartbeat(name)
+            before, since, first = self._seen.get(name, (heartbeat, now, now))
+            if heartbeat != before:
+                since = now
+            self._seen[name] = heartbeat, since, first
+            if now - since >= SECONDS_UNTIL_STOPPED:
+                self.stopped.add(name)
+            elif now - first >= SECONDS_UNTIL_NAMED and name not in self._announced:
+                self._announced.add(name)
+                _log.warning(
+                    "Waiting for %s, which has claimed some of these images; where it shows no "
+                    "sign of life for %.0f minutes, they are computed here",
+                    claims.holder(name),
+                    SECONDS_UNTIL_STOPPED / 60,
+                )
+
+
+class Session:
+    """The work on images whose embeddings are wanted in one or several tables.
+
+    A network forward yields a row for all tables. What is stored is served by `collect`, table by
+    table; an image that some table lacks is handed out once by `claim`, to be computed here, and
+    with this it is done in all tables, for its forward yields what the others hold too. A session
+    is used by one thread at a time. Leaving it as a context manager stores what was computed and
+    releases the claims that are still open, so that an error keeps nobody waiting.
 
     A folder that cannot be used, or that lies on a file system without locks, is no error: it
     issues one `CacheWarning`, and claims are handed out without regard to other processes.
@@ -132,9 +220,9 @@ class Session:
     Parameters
     ----------
     tables : sequence of EmbeddingTable
-        Where each image is wanted.
-    digests : iterable of bytes
-        The images, 16 bytes each; repeats are dropped.
+        Where each image is wanted; without tables nothing is stored, and all is computed here.
+    digests : iterable of bytes, default=()
+        Images that are wanted in each table, 16 bytes each; repeats are dropped. `want` adds more.
     further_tables : sequence of EmbeddingTable, default=()
         Tables that are only filled: they cause no forward, and where one happens anyhow, its rows
         are kept there too. Their numbers follow those of the tables.
@@ -142,7 +230,7 @@ class Session:
     Raises
     ------
     InputError
-        A digest has not 16 bytes, there is no table, or a table is named twice.
+        A digest has not 16 bytes, or a table is named twice.
 
     Examples
     --------
@@ -152,46 +240,40 @@ class Session:
     >>> digests = [bytes([i]) * 16 for i in range(5)]
     >>> embeddings = {}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tables = [EmbeddingCache(folder).table(name, dimension=1) for name in ("a1", "b2")]
-    ...     with open_session(tables, digests) as session:
-    ...         while True:
-    ...             for number, served, vectors in session.collect():
-    ...                 embeddings.update(((number, d), v) for d, v in zip(served, vectors))
-    ...             if not session.remaining:
-    ...                 break
-    ...             while claim := session.claim(limit=2):
-    ...                 with claim:
-    ...                     for number in range(len(tables)):  # a network with two taps
-    ...                         vectors = np.ones((len(claim.digests), 1), np.float32)
-    ...                         claim.store(number, claim.digests, vectors)
-    ...                         embeddings.update(((number, d), 1.0) for d in claim.digests)
+    ...     tables = [EmbeddingCache(folder).table(name, dimension=1) for name in ("a1b2", "c3d4")]
+    ...     with Session(tables, digests) as session:
+    ...         while session.remaining:
+    ...             for digest in session.draw(limit=2):
+    ...                 vectors = [np.ones((1, 1), np.float32)] * 2  # of a network with two taps
+    ...                 session.finish([digest], vectors)
+    ...                 embeddings[digest] = vectors
     ...             session.wait()
+    ...             for number, served, vectors in session.collect():
+    ...                 embeddings.update(zip(served, vectors))
     >>> len(embeddings)
-    10
+    5
     """
 
     def __init__(
         self,
         tables: Sequence[EmbeddingTable],
-        digests: Iterable[bytes],
+        digests: Iterable[bytes] = (),
         further_tables: Sequence[EmbeddingTable] = (),
     ) -> None:
-        unique = dict.fromkeys(digests)
-        check_digests(unique)
-        if not tables:
-            raise InputError("Got no table, expected at least 1")
         self._tables = tuple(tables)
         self._all_tables = (*tables, *further_tables)
         if len({table.folder for table in self._all_tables}) < len(self._all_tables):
             raise InputError("Got a table twice, expected tables of different fingerprints")
         for table in self._all_tables[1:]:
             table.warn_together(self._all_tables[0])
-        # Last first: claims are taken from the end, where a dictionary gives up its keys cheaply.
-        self._candidates = dict.fromkeys(reversed(unique))
+        self._candidates: OrderedDict[bytes, None] = OrderedDict()
         self._deferred: dict[bytes, None] = {}
-        self._wanted = [dict(unique) for _ in self._tables]
-        self._waited_for: set[tuple[int, str]] = set()
-        self._open_claims: list[Claim] = []
+        self._wanted: list[dict[bytes, None]] = [{} for _ in self._tables]
+        self._open_claims: dict[bytes, Claim] = {}
+        self._holders = _Holders(self._tables)
+        unique = dict.fromkeys(digests)
+        check_digests(unique)
+        self.want([unique] * len(self._tables))
 
     def __enter__(self) -> Session:
         return self
@@ -202,16 +284,45 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for claim in self._open_claims:
-            claim.release()
+        for claim in set(self._open_claims.values()):
+            claim.close()
 
     @property
     def remaining(self) -> int:
         """How many images lack a row of some table, and have not been claimed here."""
         return len(self._candidates) + len(self._deferred)
 
+    @property
+    def n_candidates(self) -> int:
+        """How many images may be claimed, as far as is known."""
+        return len(self._candidates)
+
+    @property
+    def deferred(self) -> Collection[bytes]:
+        """The images that were stored or claimed by others since the last `collect`."""
+        return self._deferred.keys()
+
+    def want(self, digests: Sequence[Iterable[bytes]]) -> None:
+        """Add images that are to be served or computed.
+
+        Parameters
+        ----------
+        digests : sequence of iterable of bytes
+            For each table those that it is known to lack; without tables one iterable of all.
+        """
+        for of_table in digests:
+            self._candidates.update(dict.fromkeys(of_table))
+        for wanted, of_table in zip(self._wanted, digests, strict=False):
+            wanted.update(dict.fromkeys(of_table))
+
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Give up on images that were not handed out yet."""
+        for digest in digests:
+            for known in (self._candidates, self._deferred, *self._wanted):
+                known.pop(digest, None)
+
     def collect(self) -> Iterator[tuple[int, list[bytes], NDArray[np.float32]]]:
-        """Yield what of the remaining images is stored by now, in pieces and in no set order.
+        """Yield what of the remaining images is stored by now, in parts and in no set order.
 
         Yields
         ------
@@ -227,15 +338,24 @@ class Session:
         CacheWarning
             Rows or shards are damaged and were passed over, or the folder cannot be read.
         """
-        self._candidates.update(dict.fromkeys(reversed(self._deferred)))
+        # Those that were put off come first: they were asked for first.
+        self._candidates = OrderedDict.fromkeys((*self._deferred, *self._candidates))
         self._deferred.clear()
-        self._waited_for.clear()
+        self._holders.waited_for.clear()
         for number, table in enumerate(self._tables):
             wanted = list(self._wanted[number])
             for positions, vectors in table.serve(wanted) if wanted else ():
                 digests = [wanted[position] for position in positions.tolist()]
                 self._note_served(number, digests)
                 yield number, digests, vectors
+
+    def draw(self, limit: int = 256) -> Iterator[bytes]:
+        """Claim images and yield them one by one, until nothing is left that nobody computes.
+
+        Each is claimed when it is about to be yielded, and must be given to `finish`.
+        """
+        while (claim := self.claim(limit)) is not None:
+            yield from claim.digests
 
     def claim(self, limit: int = 256) -> Claim | None:
         """Claim the next images to be computed here; this never waits for others to compute.
@@ -270,25 +390,40 @@ class Session:
             if not chosen:
                 return None
             claim = Claim(tuple(chosen), list(self._take_shares(chosen, claimed)))
-        self._open_claims.append(claim)
+        self._open_claims.update(dict.fromkeys(chosen, claim))
         return claim
+
+    def finish(self, digests: Sequence[bytes], vectors: Sequence[NDArray[np.float32]]) -> None:
+        """Take what was computed; a claim is stored when its last image is done.
+
+        Parameters
+        ----------
+        digests : sequence of bytes
+            Images that were claimed here.
+        vectors : sequence of ndarray of float32, shape (n, dimension)
+            One array a table; an image beyond its rows could not be decoded.
+        """
+        for row, digest in enumerate(digests):
+            claim = self._open_claims.pop(digest)
+            is_decoded = row < len(vectors[0])
+            claim.finish(digest, [of_table[row] for of_table in vectors] if is_decoded else None)
 
     def wait(self, seconds: float = 0.5) -> None:
         """Wait until one of the claims of others that stood in the way ends, or a time has passed.
 
+        A process that dies leaves its claim behind, which only `collect` and `claim` find out, so
+        the time should be short. A process that holds a claim for long is named; one that has
+        stopped is not waited for any longer, and its images are computed here.
+
         Parameters
         ----------
         seconds : float
-            How long at most. A process that dies leaves its claim behind, which only `collect`
-            and `claim` find out, so the time should be short.
+            How long at most.
         """
         deadline = time.monotonic() + seconds
-        tables = {number for number, _ in self._waited_for}
-        while self._waited_for:
-            names = {
-                (number, name) for number in tables for name in self._tables[number].claims.names()
-            }
-            if not self._waited_for <= names or time.monotonic() >= deadline:
+        while self._holders.all_hold():
+            if time.monotonic() >= deadline:
+                self._holders.judge()
                 return
             time.sleep(_POLL_SECONDS)
 
@@ -306,34 +441,33 @@ class Session:
             try:
                 table.make()
                 locks.enter_context(table.claims.locked())
-                claimed[number] = table.claims.live()
+                claimed[number] = table.claims.live(self._holders.stopped)
                 table.note_recipe()
             except OSError as error:
                 self._warn_unshared(table, error)
         return claimed
 
     def _choose(self, limit: int, claimed: list[dict[bytes, str] | None]) -> list[bytes]:
-        """Take up to `limit` images that are to be computed here, and defer those before them."""
+        """Take up to `limit` images that are to be computed here, and put off those before them."""
         chosen: list[bytes] = []
         while self._candidates and len(chosen) < limit:
-            size = min(len(self._candidates), max(limit, _IMAGES_AT_ONCE))
-            images = [self._candidates.popitem()[0] for _ in range(size)]
+            images = list(itertools.islice(self._candidates, max(limit, _IMAGES_AT_ONCE)))
             stored = [table.contains(images).tolist() for table in self._tables]
             for position, digest in enumerate(images):
                 if len(chosen) == limit:
-                    self._candidates.update(dict.fromkeys(reversed(images[position:])))
                     break
+                del self._candidates[digest]
                 lacking = [
                     number
                     for number, wanted in enumerate(self._wanted)
                     if digest in wanted and not stored[number][position]
                 ]
                 claims = [(claimed[number] or {}).get(digest) for number in lacking]
-                if None in claims:
+                if None in claims or not self._tables:
                     chosen.append(digest)
                 else:
                     self._deferred[digest] = None
-                    self._waited_for.update(
+                    self._holders.waited_for.update(
                         (number, name)
                         for number, name in zip(lacking, claims, strict=True)
                         if name is not None
@@ -366,31 +500,3 @@ class Session:
     @staticmethod
     def _warn_unshared(table: EmbeddingTable, error: OSError) -> None:
         table.warn("folder", f"The cache cannot be shared with other workers: {error}")
-
-
-def open_session(
-    tables: Sequence[EmbeddingTable],
-    digests: Iterable[bytes],
-    further_tables: Sequence[EmbeddingTable] = (),
-) -> Session:
-    """Return the work on a set of images in several tables.
-
-    Parameters
-    ----------
-    tables : sequence of EmbeddingTable
-        Where each image is wanted.
-    digests : iterable of bytes
-        The images, 16 bytes each; repeats are dropped.
-    further_tables : sequence of EmbeddingTable, default=()
-        Tables that are filled beside, but cause no forward.
-
-    Returns
-    -------
-    Session
-
-    Raises
-    ------
-    InputError
-        A digest has not 16 bytes, there is no table, or a table is named twice.
-    """
-    return Session(tables, digests, further_tables)

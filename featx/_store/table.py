@@ -15,7 +15,6 @@ from featx._files import write_atomically
 from featx._store.claims import ClaimFolder
 from featx._store.index import ShardIndex
 from featx._store.layout import RECIPE_NAME, RECIPE_TEMPORARY_NAME
-from featx._store.session import Session
 from featx._store.shards import (
     SUFFIX,
     Shard,
@@ -27,7 +26,7 @@ from featx._store.shards import (
 from featx._store.upkeep import keep_up
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -115,9 +114,10 @@ class EmbeddingTable:
         --------
         >>> import tempfile
         >>> from featx._store.cache import EmbeddingCache
+        >>> from featx._store.session import Session
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     table = EmbeddingCache(folder).table("a1b2", dimension=2)
-        ...     with table.session([b"A" * 16]) as session:
+        ...     with Session([table], [b"A" * 16]) as session:
         ...         claim = session.claim()
         ...         claim.store(0, claim.digests, np.array([[1, 2]], np.float32))
         ...     table.lookup([b"B" * 16, b"A" * 16])
@@ -136,26 +136,6 @@ class EmbeddingTable:
         rows_of_request = np.fromiter((position[d] for d in digests), np.intp, count=len(digests))
         found = is_stored[rows_of_request]
         return found, stored[rows_of_request[found]]
-
-    def session(self, digests: Iterable[bytes]) -> Session:
-        """Return the work on a set of images: what is stored, and what is to be computed here.
-
-        Parameters
-        ----------
-        digests : iterable of bytes
-            16 bytes each; repeats are dropped.
-
-        Returns
-        -------
-        Session
-            Of this table alone; its number there is 0.
-
-        Raises
-        ------
-        InputError
-            A digest has not 16 bytes.
-        """
-        return Session([self], digests)
 
     def serve(
         self, digests: Sequence[bytes]

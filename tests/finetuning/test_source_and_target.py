@@ -72,7 +72,7 @@ def test_another_training_is_another_fingerprint() -> None:
             runtime="torch",
         )
         .fit(images)
-        .fingerprint_
+        .recipe_
         for unfreeze in (1, 2, "all")
     }
     assert len(fingerprints) == 3

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featx._store.cache import EmbeddingCache, EmbeddingTable
+from featx._store.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ def run(
     """Embed as an embedder does, check each vector, and return what was computed here."""
     embeddings: dict[bytes, np.ndarray] = {}
     computed: list[bytes] = []
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         while True:
             for _, served, vectors in session.collect():
                 embeddings.update(zip(served, vectors, strict=True))

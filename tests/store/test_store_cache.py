@@ -29,6 +29,7 @@ from featx._errors import CacheWarning, InputError
 from featx._store import index as index_module
 from featx._store import table as table_module
 from featx._store.cache import EmbeddingCache, EmbeddingTable, open_cache
+from featx._store.session import Session
 
 DIMENSION = 5
 
@@ -57,7 +58,7 @@ def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def store(table: EmbeddingTable, digests: list[bytes], limit: int = 256) -> None:
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         while claim := session.claim(limit):
             claim.store(0, claim.digests, vectors_of(claim.digests, table.dimension))
             claim.release()
@@ -67,7 +68,7 @@ def run(table: EmbeddingTable, digests: list[bytes], limit: int = 2) -> tuple[di
     """Do what an embedder does; return the vectors and what was computed, in this order."""
     embeddings: dict[bytes, np.ndarray] = {}
     computed: list[bytes] = []
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         while True:
             for _, served, vectors in session.collect():
                 embeddings.update(zip(served, vectors, strict=True))
@@ -190,9 +191,9 @@ def test_wrong_dimensions_digests_and_vectors_are_refused(table: EmbeddingTable)
     with pytest.raises(InputError, match="Got a digest of 3 bytes, expected 16"):
         table.lookup([digest_of(1), b"abc"])
     with pytest.raises(InputError, match="Got a digest of 17 bytes"):
-        table.session([b"x" * 17])
+        Session([table], [b"x" * 17])
     digests = digests_of(2)
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         claim = session.claim()
         assert claim is not None
         for wrong in (np.zeros((2, 4), np.float32), np.zeros((1, DIMENSION), np.float32)):
@@ -259,7 +260,7 @@ def test_large_shards_are_served_in_pieces(
     monkeypatch.setattr(index_module, "ROWS_AT_ONCE", 7)
     digests = digests_of(100)
     store(table, digests)
-    pieces = list(table.session(digests).collect())
+    pieces = list(Session([table], digests).collect())
     assert max(len(served) for _, served, _ in pieces) == 7
     assert_right({d: v for _, ds, vs in pieces for d, v in zip(ds, vs, strict=True)}, digests)
 
@@ -329,7 +330,7 @@ def test_open_shards_and_released_claims_hold_no_descriptors(table: EmbeddingTab
 
 def test_an_image_is_handed_out_once_although_it_was_not_stored(table: EmbeddingTable) -> None:
     digests = digests_of(4)
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         claim = session.claim()
         assert claim is not None
         claim.store(0, digests[:2], vectors_of(digests[:2]))
@@ -342,7 +343,7 @@ def test_an_image_is_handed_out_once_although_it_was_not_stored(table: Embedding
 
 def test_claims_exclude_each_other_until_they_are_released(table: EmbeddingTable) -> None:
     digests = digests_of(5)
-    with table.session(digests) as mine, table.session(digests) as yours:
+    with Session([table], digests) as mine, Session([table], digests) as yours:
         first = mine.claim(2)
         second = yours.claim(2)
         third = mine.claim(2)
@@ -366,7 +367,7 @@ def test_claims_exclude_each_other_until_they_are_released(table: EmbeddingTable
 
 def test_leaving_a_session_by_an_error_releases_its_claims(table: EmbeddingTable) -> None:
     digests = digests_of(4)
-    with contextlib.suppress(KeyboardInterrupt), table.session(digests) as session:
+    with contextlib.suppress(KeyboardInterrupt), Session([table], digests) as session:
         assert session.claim(1) is not None
         assert session.claim(1) is not None
         raise KeyboardInterrupt
@@ -377,7 +378,7 @@ def test_what_ends_between_the_two_readings_is_not_computed_twice(
     table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digests = digests_of(4)
-    with table.session(digests) as theirs, table.session(digests) as mine:
+    with Session([table], digests) as theirs, Session([table], digests) as mine:
         their_claim = theirs.claim()
         assert their_claim is not None
         read_claims = table.claims.live
@@ -393,7 +394,7 @@ def test_what_ends_between_the_two_readings_is_not_computed_twice(
 
 
 def test_waiting_ends_at_once_where_nothing_is_in_the_way(table: EmbeddingTable) -> None:
-    with table.session(digests_of(2)) as session:
+    with Session([table], digests_of(2)) as session:
         session.wait(seconds=60)
 
 
@@ -458,7 +459,7 @@ def test_what_was_not_served_for_damage_can_be_claimed_at_once(table: EmbeddingT
     store(table, digests)
     path = shard_of(table)
     path.write_bytes(path.read_bytes().replace(vectors_of(digests[:1]).tobytes(), bytes(20)))
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         with pytest.warns(CacheWarning, match="Damaged rows"):
             assert [piece for _, piece, _ in session.collect()] == [digests[1:]]
         claim = session.claim()
@@ -516,7 +517,7 @@ def test_a_file_in_place_of_the_folder_costs_a_warning_and_nothing_else(tmp_path
 
 def test_a_folder_that_is_deleted_meanwhile_does_no_harm(table: EmbeddingTable) -> None:
     digests = digests_of(6)
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         first, second = session.claim(2), session.claim(2)
         assert first is not None
         assert second is not None

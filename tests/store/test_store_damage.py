@@ -20,7 +20,7 @@ from store_trials import DIMENSION, digests_of, open_table, run, vectors_of
 from featx._errors import CacheWarning
 from featx._store.cache import EmbeddingCache
 from featx._store.locks import LockedFile
-from featx._store.session import open_session
+from featx._store.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,7 @@ def test_a_shard_written_anew_without_a_change_is_served(private_cache: Path) ->
 
 def test_a_row_that_was_nan_when_it_was_stored_is_served_as_it_was(private_cache: Path) -> None:
     table, digests = open_table(private_cache), digests_of([1])
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         claim = session.claim()
         assert claim is not None
         claim.store(0, digests, np.full((1, DIMENSION), np.nan, np.float32))
@@ -217,7 +217,7 @@ def run_joint(folder: Path, digests: list[bytes]) -> int:
     tables = [cache.table(f"a{n}", 5 + n, recipe={"tap": n}) for n in range(3)]
     rows: list[dict[bytes, np.ndarray]] = [{}, {}]
     n_computed = 0
-    with open_session(tables[:2], digests, tables[2:]) as session:
+    with Session(tables[:2], digests, tables[2:]) as session:
         while True:
             for number, served, vectors in session.collect():
                 rows[number].update(zip(served, vectors, strict=True))

@@ -13,6 +13,7 @@ from store_trials import DIMENSION, Scripts, digests_of, end, heard, open_table,
 
 from featx._errors import InputError
 from featx._store.cache import EmbeddingCache
+from featx._store.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def leave_as_killed(cache: EmbeddingCache, script: Scripts) -> None:
     """Kill a process that has claimed images and is writing them."""
     script.folder = cache.folder
     killed = script(
-        "session = table.session(digests_of(range(100, 110)))",
+        "session = Session([table], digests_of(range(100, 110)))",
         "claim = session.claim()",
         "claim._shares[0].temporary.write_bytes(b'half of a shard')",
         "print('written', flush=True)",
@@ -240,7 +241,7 @@ def test_a_folder_that_is_no_cache_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_clearing_under_a_running_session_ends_in_the_right_rows(cache: EmbeddingCache) -> None:
     table, digests = cache.table("a1b2", DIMENSION), digests_of(range(100, 120))
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         claim = session.claim(10)
         assert claim is not None
         cache.clear()

@@ -26,6 +26,8 @@ from store_trials import (
     vectors_of,
 )
 
+from featx._store.session import Session
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -131,7 +133,7 @@ def test_the_claim_of_a_living_process_is_respected_until_it_ends(
     tmp_path: Path, script: Scripts
 ) -> None:
     holder = script(
-        "with table.session(digests) as session:",
+        "with Session([table], digests) as session:",
         "    claim = session.claim(10)",
         "    print('claimed', flush=True)",
         "    sys.stdin.readline()",
@@ -139,7 +141,7 @@ def test_the_claim_of_a_living_process_is_respected_until_it_ends(
     )
     assert heard(holder) == "claimed"
     digests = digests_of(range(40))
-    with open_table(tmp_path).session(digests[:20]) as session:
+    with Session([open_table(tmp_path)], digests[:20]) as session:
         claim = session.claim()
         assert claim is not None
         assert claim.digests == tuple(digests[10:20])
@@ -162,7 +164,7 @@ def test_the_claim_of_a_living_process_is_respected_until_it_ends(
 
 def test_the_claim_of_a_killed_process_is_void(tmp_path: Path, script: Scripts) -> None:
     holder = script(
-        "with table.session(digests) as session:",
+        "with Session([table], digests) as session:",
         "    claim = session.claim(10)",
         "    claim.store(0, claim.digests[:4], vectors_of(claim.digests[:4]))",
         "    print('claimed', flush=True)",
@@ -170,7 +172,7 @@ def test_the_claim_of_a_killed_process_is_void(tmp_path: Path, script: Scripts) 
     )
     assert heard(holder) == "claimed"
     digests = digests_of(range(10))
-    with open_table(tmp_path).session(digests) as session:
+    with Session([open_table(tmp_path)], digests) as session:
         served = [digest for _, piece, _ in session.collect() for digest in piece]
         assert served == digests[:4]
         assert session.claim() is None
@@ -188,7 +190,7 @@ def test_a_forked_child_neither_keeps_nor_ends_the_claims_of_its_parent(
 ) -> None:
     holder = script(
         "warnings.simplefilter('ignore')",  # newer Pythons warn of any fork beside threads
-        "with table.session(digests) as session:",
+        "with Session([table], digests) as session:",
         "    claim = session.claim(10)",
         "    child = os.fork()",
         "    if child == 0:",
@@ -203,11 +205,11 @@ def test_a_forked_child_neither_keeps_nor_ends_the_claims_of_its_parent(
     assert word == "child"
     digests = digests_of(range(10))
     try:
-        with open_table(tmp_path).session(digests) as session:
+        with Session([open_table(tmp_path)], digests) as session:
             assert session.claim() is None
         holder.kill()
         holder.wait()
-        with open_table(tmp_path).session(digests) as session:
+        with Session([open_table(tmp_path)], digests) as session:
             claim = session.claim()
             assert claim is not None
             assert claim.digests == tuple(digests)
@@ -308,7 +310,7 @@ def log_work(folder: str, worker: int, count: int) -> list[tuple[bytes, float, f
     """Embed, and return each image that was computed here, from when to when."""
     log: list[tuple[bytes, float, float]] = []
     table = open_table(folder)
-    with table.session(half_shared(worker, count)) as session:
+    with Session([table], half_shared(worker, count)) as session:
         while session.remaining:
             while claim := session.claim(16):
                 with claim:

@@ -28,6 +28,7 @@ from store_trials import (
 from featx._store import upkeep
 from featx._store.cache import EmbeddingCache
 from featx._store.locks import LockedFile
+from featx._store.session import Session
 from featx._store.upkeep import choose_to_merge, merge_shards
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def test_a_row_never_seems_missing_while_its_shards_are_merged(
 
     monkeypatch.setattr(reader, "_list", list_then_merge)
     assert reader.lookup(digests)[0].all()
-    with open_table(private_cache).session(digests) as session:
+    with Session([open_table(private_cache)], digests) as session:
         assert session.claim() is None
 
 
@@ -167,7 +168,7 @@ def test_readers_find_every_row_while_writers_merge(private_cache: Path) -> None
                 found, vectors = reader.lookup(kept)
                 assert found.all()
                 assert np.array_equal(vectors, vectors_of(kept))
-            with open_table(private_cache).session(kept) as session:
+            with Session([open_table(private_cache)], kept) as session:
                 assert session.claim() is None
         writing.get()
     digests = digests_of(range(500))
@@ -238,7 +239,7 @@ def test_the_limit_holds_after_every_write(private_cache: Path) -> None:
     max_bytes = 300 * ROW_BYTES
     table, digests = limited(private_cache, max_bytes), digests_of(range(1000))
     kept = 0
-    with table.session(digests) as session:
+    with Session([table], digests) as session:
         while claim := session.claim(10):
             claim.store(0, claim.digests, vectors_of(claim.digests))
             n_bytes = EmbeddingCache(private_cache).info().n_bytes
@@ -338,7 +339,7 @@ def test_digests_that_differ_in_one_half_only_are_told_apart(private_cache: Path
     table = EmbeddingCache(private_cache).table("a1b2", 1)
     vectors = np.arange(len(digests), dtype=np.float32)[:, None]
     for row, digest in enumerate(digests[:-1]):
-        with table.session([digest]) as session:
+        with Session([table], [digest]) as session:
             claim = session.claim()
             assert claim is not None
             claim.store(0, [digest], vectors[row : row + 1])
