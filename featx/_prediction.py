@@ -52,6 +52,20 @@ def predict_images(
         When the model is not such a pipeline.
     ImageDecodeError
         When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featx import ImageEmbedder, predict_images
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> images = [np.full((32, 32, 3), grey, dtype=np.uint8) for grey in (0, 40, 200, 240)]
+    >>> embedder = ImageEmbedder(image_size=64, runtime="torch")
+    >>> model = make_pipeline(embedder, LogisticRegression())
+    >>> model = model.fit(images, ["dark", "dark", "light", "light"])
+    >>> predictions, failures = predict_images(model, images[1:3])
+    >>> predictions["label"].to_list(), failures
+    (['dark', 'light'], ())
     """
     if not isinstance(model, Pipeline) or not isinstance(model.steps[0][1], ImageEmbedder):
         raise InputError(

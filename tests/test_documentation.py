@@ -35,10 +35,11 @@ def common_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class PublicExamples(doctest.DocTestFinder):
-    """Finds the examples of public classes, too, whose address is not the module they stand in."""
+    """Finds the examples of public names, too, whose address is not the module they stand in."""
 
     def _from_module(self, module: ModuleType, thing: object) -> bool:
-        if inspect.isclass(thing) and thing.__module__ == "featx":
+        is_definition = inspect.isclass(thing) or inspect.isfunction(thing)
+        if is_definition and thing.__module__ == "featx":
             return rooms_of_names().get(thing.__name__) == module.__name__
         return bool(super()._from_module(module, thing))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
+from featx._images.sources import as_image_list
 from featx._parquet.embeddings import write_embeddings
 
 if TYPE_CHECKING:
@@ -71,9 +72,13 @@ def embed_labelled(
     tolerant = clone(embedder).set_params(on_error="nan" if skip_unreadable else "raise")
     extraction = tolerant.extract(images.data)
     unread = {failure.row for failure in extraction.failures}
-    rows = [row for row in range(len(images.data)) if row not in unread]
+    items = as_image_list(images.data)
+    rows = [row for row in range(len(items)) if row not in unread]
+    # Filled, not converted: numpy would make arrays of one shape into one of four dimensions.
+    paths = np.empty(len(rows), dtype=object)
+    paths[:] = [items[row] for row in rows]
     return LabelledEmbeddings(
-        paths=np.asarray(images.data, dtype=object)[rows],
+        paths=paths,
         labels=np.asarray(images.target)[rows],
         vectors=extraction.vectors[rows],
         digests=[extraction.digests[row] for row in rows],

@@ -214,6 +214,23 @@ def select_model(
         a label that the training set has not.
     ImageDecodeError
         When an image cannot be read and ``skip_unreadable`` is False, or when none can.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featx import ImageEmbedder, select_model
+    >>> from sklearn.utils import Bunch
+    >>> images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    >>> images[6:, :, ::4] = 0
+    >>> train = Bunch(data=list(images), target=["plain"] * 6 + ["striped"] * 6)
+    >>> selection = select_model(
+    ...     train, heads=["logistic_regression", "rbf_svm"], cv=3,
+    ...     embedder=ImageEmbedder(image_size=64, runtime="torch"),
+    ... )
+    >>> sorted(selection.scores["head"])
+    ['logistic_regression', 'rbf_svm']
+    >>> selection.model.predict(images[[0, 11]])
+    array(['plain', 'striped'], dtype='<U7')
     """
     embedder = ImageEmbedder() if embedder is None else embedder
     search = head_search(
