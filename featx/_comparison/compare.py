@@ -15,8 +15,8 @@ from featx._comparison.trials import Material, run_trial
 from featx._embedder import ImageEmbedder
 from featx._errors import DecodeFailure, ImageDecodeWarning, InputError
 from featx._images.sources import as_image_list
+from featx._labels import check_lengths, encode_labels
 from featx._public import public
-from featx._selection.labels import check_lengths, encode, encode_labels
 from featx._selection.timing import seconds_per_image
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ _SHOWN = 10
 
 def _pair(images: Any, labels: Any, name: str) -> tuple[list[Any], list[Any]]:
     """Return images and their labels as lists of one length."""
-    encode(labels, name)  # says what is wrong with them
+    encode_labels(labels, name, may_be_one=True)  # says what is wrong with them
     pair = list(as_image_list(images)), list(labels)
     check_lengths(*map(len, pair))
     return pair

@@ -13,10 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 from featx._errors import InputError
 from featx._extraction.plan import plan_execution
 from featx._finetuning.engine import OPTIMIZERS, PRECISIONS, SCHEDULES
-from featx._finetuning.labels import check_known_labels, split_rows, weigh_classes
 from featx._finetuning.parameters import check_parameters, choice, flag, real, sizes, whole
-from featx._finetuning.samples import Portion
+from featx._finetuning.samples import Portion, split_rows
 from featx._finetuning.training import TrainingPlan
+from featx._labels import check_known_labels, weigh_classes
 from featx._progress import check_progress
 
 if TYPE_CHECKING:

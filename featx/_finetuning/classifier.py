@@ -11,7 +11,6 @@ from featx._finetuning.augmentation import find_augmentation
 from featx._finetuning.base import PRECISION_CHECK, TRAINING_CHECKS
 from featx._finetuning.checkpoints import Checkpoint
 from featx._finetuning.identity import describe_training, digest_images
-from featx._finetuning.labels import encode_labels
 from featx._finetuning.network import BATCH_NORMS
 from featx._finetuning.parameters import choice, real, whole
 from featx._finetuning.samples import ImageSamples, VectorSamples
@@ -19,6 +18,7 @@ from featx._finetuning.seeding import choose_seed
 from featx._finetuning.threads import fitting_threads
 from featx._finetuning.trained import TrainedNetwork
 from featx._finetuning.training import train
+from featx._labels import sort_classes
 from featx._public import public
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class FineTunedClassifier(TrainedNetwork):
         """
         self._check_parameters()
         items = checked_images(X)
-        classes, codes = encode_labels(y, len(items))
+        classes, codes = sort_classes(y, len(items))
         seed = choose_seed(self.random_state)
         backbone = self._open_backbone(seed)
         checkpoint = self._find_checkpoint(backbone, items, classes, codes)

@@ -61,7 +61,7 @@ def describe_training(
     images_digest : str
         As `digest_images` returns it.
     classes, codes : ndarray
-        As `featx._finetuning.labels.encode_labels` returns them.
+        As `featx._labels.sort_classes` returns them.
     drawn : bool
         Whether the backbone's weights were drawn with the seed, which the checkpoint itself knows.
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from featx._finetuning.base import TrainedClassifier
 from featx._finetuning.heads import build_head
-from featx._finetuning.labels import encode_labels
 from featx._finetuning.samples import VectorSamples
 from featx._finetuning.seeding import INITIALIZATION, choose_seed, derive_seed, torch_seeded
 from featx._finetuning.threads import fitting_threads
 from featx._finetuning.training import train
+from featx._labels import sort_classes
 from featx._public import public
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class LinearHeadClassifier(TrainedClassifier):
         """
         self._check_parameters()
         X, y = validate_data(self, X, y, dtype=np.float32)
-        self.classes_, codes = encode_labels(y, len(X))
+        self.classes_, codes = sort_classes(y, len(X))
         seed = choose_seed(self.random_state)
         with torch_seeded(derive_seed(seed, INITIALIZATION)):
             head = build_head(X.shape[1], len(self.classes_), self.hidden_layer_sizes, self.dropout)

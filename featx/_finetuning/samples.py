@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from featx._errors import ImageDecodeError
+from featx._errors import ImageDecodeError, InputError
 from featx._extraction.batches import load_in_order
 from featx._finetuning.augmentation import augmented
-from featx._finetuning.seeding import AUGMENTATION, ORDER, derive_seed, torch_seeded
+from featx._finetuning.seeding import AUGMENTATION, ORDER, SPLIT, derive_seed, torch_seeded
 from featx._images.decode import decode_content
 from featx._images.sources import describe_item, read_content
+from featx._labels import list_labels
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -197,3 +198,43 @@ class Portion:
         with torch_seeded(derive_seed(self._seed or 0, AUGMENTATION, self.epoch, row)):
             # A copy, as the pixels are kept for the next epoch and a transform may work in place.
             return augmented(self._augmentation, values.clone())
+
+
+def split_rows(
+    codes: np.ndarray, classes: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that are trained on, and those that are held out; each class is in both.
+
+    Parameters
+    ----------
+    codes, classes : ndarray
+        As `featx._labels.sort_classes` returns them.
+    fraction : float
+        Share that is held out.
+    seed : int
+        Decides which.
+
+    Raises
+    ------
+    InputError
+        If a class has a single sample.
+
+    Examples
+    --------
+    >>> rows, held_out = split_rows(np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "b"]), 0.4, 0)
+    >>> len(rows), len(held_out)
+    (4, 2)
+    """
+    counts = np.bincount(codes, minlength=len(classes))
+    single = classes[counts < 2]
+    if len(single):
+        raise InputError(
+            f"Got a single sample of {list_labels(single)} but early stopping holds some of each "
+            "class out; expected at least 2 of each; give more, or set early_stopping=False"
+        )
+    random = np.random.default_rng(derive_seed(seed, SPLIT))
+    held_out = np.zeros(len(codes), dtype=bool)
+    for code, count in enumerate(counts):
+        size = min(max(1, round(fraction * count)), count - 1)
+        held_out[random.permutation(np.flatnonzero(codes == code))[:size]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -16,8 +16,8 @@ from featx._backbones.taps import PENULTIMATE
 from featx._embedder import ImageEmbedder
 from featx._errors import ImageDecodeWarning, InputError, WeightsError, did_you_mean
 from featx._images.sources import as_image_list
+from featx._labels import check_folds, check_lengths, encode_labels
 from featx._public import public
-from featx._selection.labels import check_folds, check_lengths, encode_labels
 from featx._selection.source_classifier import find_source_classifier
 from featx._selection.timing import seconds_per_image
 from featx._selection.transferability import (

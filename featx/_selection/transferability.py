@@ -16,16 +16,15 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from featx._errors import InputError
-from featx._selection.evidence import maximum_log_evidence
-from featx._selection.heads import choose_heads
-from featx._selection.labels import (
+from featx._labels import (
+    check_embeddings,
     check_folds,
     check_lengths,
-    checked,
-    encode,
     encode_labels,
     one_hot,
 )
+from featx._selection.evidence import maximum_log_evidence
+from featx._selection.heads import choose_heads
 from featx._selection.projection import project_targets
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def log_me(embeddings: Any, labels: Any) -> float:
     >>> log_me(telling, labels) > log_me(noise, labels)
     True
     """
-    features, codes = checked(embeddings, labels)
+    features, codes = check_embeddings(embeddings, labels)
     return float(maximum_log_evidence(project_targets(features, one_hot(codes))).mean())
 
 
@@ -144,7 +143,7 @@ def h_score(embeddings: Any, labels: Any) -> float:
     >>> h_score(noise + 3 * (labels == "dog")[:, None], labels) > h_score(noise, labels)
     True
     """
-    features, codes = checked(embeddings, labels)
+    features, codes = check_embeddings(embeddings, labels)
     centred = features - features.mean(axis=0)
     # Of constant columns only rounding is left, which a division would magnify.
     centred[:, np.ptp(features, axis=0) == 0] = 0
@@ -197,7 +196,7 @@ def leep(source_probabilities: Any, labels: Any) -> float:
     >>> round(leep([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]], ["cat", "cat", "dog"]), 3)
     -0.245
     """
-    probabilities, codes = checked(source_probabilities, labels, "probabilities")
+    probabilities, codes = check_embeddings(source_probabilities, labels, "probabilities")
     sums = probabilities.sum(axis=1)
     if probabilities.min() < 0 or np.abs(sums - 1).max() > _LARGEST_GAP_OF_A_SUM:
         row = int(np.argmax(np.maximum(np.abs(sums - 1), -probabilities.min(axis=1))))
@@ -249,7 +248,7 @@ def nce(source_labels: Any, labels: Any) -> float:
     -0.6931
     """
     codes = encode_labels(labels)
-    source = encode(source_labels, "source labels")
+    source = encode_labels(source_labels, "source labels", may_be_one=True)
     check_lengths(len(source), len(codes))
     joint = np.zeros((codes.max() + 1, source.max() + 1))
     np.add.at(joint, (codes, source), 1)
@@ -297,7 +296,7 @@ def nearest_neighbour_score(embeddings: Any, labels: Any, *, n_neighbors: int = 
     >>> nearest_neighbour_score(embeddings, list("aaabbb"), n_neighbors=1)
     1.0
     """
-    features, codes = checked(embeddings, labels)
+    features, codes = check_embeddings(embeddings, labels)
     if n_neighbors < 1:
         raise InputError(f"Got n_neighbors={n_neighbors!r} but expected at least 1")
     count = min(int(n_neighbors), len(features) - 1)
@@ -352,7 +351,7 @@ def linear_probe_score(
     >>> linear_probe_score(telling, labels)
     1.0
     """
-    features, codes = checked(embeddings, labels)
+    features, codes = check_embeddings(embeddings, labels)
     check_folds(labels, cv)
     (head,) = choose_heads("logistic_regression", random_state)
     classifier: ClassifierMixin = clone(head.classifier).set_params(C=_PROBE_C)

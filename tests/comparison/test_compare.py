@@ -18,8 +18,8 @@ from featx import FineTunedClassifier, ImageEmbedder, compare_strategies, load_i
 from featx._comparison.splits import make_splits, split_folds
 from featx._errors import ImageDecodeError, ImageDecodeWarning, InputError
 from featx._extraction.torch_runtime import TorchRuntime
+from featx._labels import encode_labels
 from featx._selection.heads import choose_heads
-from featx._selection.labels import encode_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable

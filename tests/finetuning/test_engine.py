@@ -17,9 +17,8 @@ from featx import FrozenBackbone, Preprocessing
 from featx._errors import MissingPackageError
 from featx._finetuning.assembly import assemble_network
 from featx._finetuning.engine import group_parameters
-from featx._finetuning.labels import split_rows
 from featx._finetuning.requirements import package_required
-from featx._finetuning.samples import Portion, VectorSamples
+from featx._finetuning.samples import Portion, VectorSamples, split_rows
 
 numbers = st.tuples(*[st.floats(0.1, 2) for _ in range(3)])
 
