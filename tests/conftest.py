@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# One thread of BLAS, torch and ONNX Runtime, here and in what tests start, before any of them is
+# imported: there is a process of pytest for each core. Tests about threads ask for theirs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from graph_memo import remember_exports
@@ -26,6 +30,15 @@ sys.path.insert(0, os.fspath(OFFLINE))
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [os.fspath(OFFLINE), os.environ.get("PYTHONPATH")])
 )
+
+SLOW_TIMEOUT = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than pyproject.toml gives a test."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
 @pytest.fixture(autouse=True)
