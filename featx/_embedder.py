@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from featx._errors import (
     PrecisionWarning,
     StaleEmbedderError,
 )
-from featx._extraction.contents import MemoMistakenError, checked_images, is_made_on_demand
+from featx._extraction.contents import checked_images, is_made_on_demand
 from featx._extraction.plan import plan_execution
 from featx._extraction.recipe import EmbeddingRecipe, choose_backbone, choose_further_taps
 from featx._extraction.runtime import computing_threads
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from featx._backbones.frozen import FrozenBackbone
     from featx._errors import DecodeFailure
-    from featx._extraction.parcels import Parcel
+    from featx._extraction.parcels import Extraction, Parcel
     from featx._extraction.stream import Skip
     from featx._progress import Advance
     from featx._store.cache import EmbeddingCache
@@ -296,10 +295,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         items = checked_images(X)
         stream = self._open_stream()
         with progress_bar("Embedding", len(items), self.progress) as advance:
-            try:
-                extraction = _collect(stream, items, advance)
-            except MemoMistakenError:
-                extraction = _collect(stream, items, no_progress, use_memo=False)
+            extraction = stream.extract(items, advance)
         refuse_all_failed(extraction.failures, len(items))
         return extraction
 
@@ -439,37 +435,6 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
                 PrecisionWarning,
                 stacklevel=4,
             )
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """The embeddings of a sequence of images.
-
-    Attributes
-    ----------
-    vectors : ndarray of float32, shape (n_images, dimension)
-        Row i is image i; NaN where it could not be read.
-    digests : list of bytes or None
-        The digest of each image's content; None where it could not be read.
-    failures : tuple of DecodeFailure
-        The images that could not be read, in the order of their rows.
-    """
-
-    vectors: np.ndarray
-    digests: list[bytes | None]
-    failures: tuple[DecodeFailure, ...]
-
-
-def _collect(
-    stream: EmbeddingStream, items: Sequence[Any], advance: Advance, *, use_memo: bool = True
-) -> Extraction:
-    vectors = np.empty((len(items), stream.recipe.dimension), np.float32)
-    digests: list[bytes | None] = []
-    failures: list[DecodeFailure] = []
-    for parcel in stream.parcels(items, advance, out=vectors, use_memo=use_memo):
-        digests += parcel.digests
-        failures += parcel.failures
-    return Extraction(vectors, digests, tuple(failures))
 
 
 def refuse_all_failed(failures: Sequence[DecodeFailure], n_images: int) -> None:

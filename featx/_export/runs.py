@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from featx._embedder import Extraction
 from featx._errors import DecodeFailure, ImageDecodeError
 from featx._export.parts import PartWriter, remove_rows
 from featx._export.place import temporary_of
 from featx._export.request import WINDOW_ROWS, Window
 from featx._export.stored import StoredRows, StoredVectors, tables_beside
+from featx._extraction.parcels import Extraction
 from featx._images.digest import DIGEST_BYTES
 from featx._images.sources import describe_item
 from featx._parquet.columns import (

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featx._embedder import _collect
 from featx._errors import ImageDecodeError
-from featx._extraction.contents import MemoMistakenError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from featx._embedder import Extraction, ImageEmbedder
+    from featx._embedder import ImageEmbedder
+    from featx._extraction.parcels import Extraction
     from featx._progress import Advance
 
 
@@ -57,9 +56,7 @@ class WindowEmbedder:
             An image cannot be read and the embedder has ``on_error="raise"``.
         """
         try:
-            return _collect(self._stream, list(items), self.advance)
-        except MemoMistakenError:
-            return _collect(self._stream, list(items), self.advance, use_memo=False)
+            return self._stream.extract(list(items), self.advance)
         except ImageDecodeError as error:
             row = None if error.row is None else rows[error.row]
             raise ImageDecodeError(error.source, error.reason, row) from error

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import numpy as np
 import torch
 
 from featx._errors import ImageDecodeError
+from featx._images.preprocess import count_views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
+    from numpy.typing import NDArray
+
+    from featx._backbones.taps import Tap
+    from featx._extraction.recipe import EmbeddingRecipe
+    from featx._extraction.runtime import Runtime
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
-# Images that a thread loads at a time: handing over costs as much as a small image, and a thread
+# Images that a thread decodes at a time: handing over costs as much as a small image, and a thread
 # that goes on with the same work finds its code and data in the processor's caches. Measured: 8 %.
-LARGEST_TASK = 16
+IMAGES_A_TASK = 16
 
 # How many batches of images may be decoded or waiting ahead of the network: enough to hide a slow
 # image, few enough that memory does not grow with the number of images.
-BATCHES_AHEAD = 2
+_BATCHES_AHEAD = 2
 
 
 @dataclass
@@ -35,126 +44,133 @@ class Batch(Generic[Key]):
     Attributes
     ----------
     pixels : Tensor
-        uint8 (n, n_views, 3, side, side): the images that could be read.
+        uint8 (n, n_views, 3, side, side): the images that could be decoded.
     keys : list
         The key of each of them.
     failures : list of (key, ImageDecodeError)
-        The images met on the way that could not be read.
+        The images met on the way that could not be decoded.
     """
 
     pixels: torch.Tensor
     keys: list[Key]
-    failures: list[tuple[Key, ImageDecodeError]] = field(default_factory=list)
+    failures: list[tuple[Key, ImageDecodeError]]
 
 
-def images_a_task(n_images: int, threads: int) -> int:
-    """Return how many images a thread takes at a time: few of few, so that all threads have some.
-
-    Examples
-    --------
-    >>> images_a_task(1, threads=2), images_a_task(64, threads=2), images_a_task(10_000, threads=2)
-    (1, 8, 16)
-    """
-    return max(1, min(LARGEST_TASK, n_images // (4 * max(1, threads))))
-
-
-def stream_batches(
+def compute_batches(
     keys: Iterable[Key],
-    load: Callable[[Key], torch.Tensor],
+    decode: Callable[[Key], torch.Tensor],
+    recipe: EmbeddingRecipe,
+    taps: tuple[Tap, ...],
+    runtime: Runtime,
     *,
-    batch_size: int,
-    shape: tuple[int, ...],
+    n_images: int,
     num_workers: int,
-    task: int = LARGEST_TASK,
-) -> Generator[Batch[Key]]:
-    """Load images in threads and yield them in order, in batches.
-
-    Threads serve because decoding and resizing release the GIL. Keys are drawn only as far ahead
-    as decoding runs, so that whoever hands them out can decide late.
+) -> Generator[tuple[Batch[Key], dict[Tap, NDArray[np.float32]]]]:
+    """Decode images and run the network over them, batch by batch.
 
     Parameters
     ----------
     keys : iterable
-        One key per image.
-    load : callable
-        Returns the pixels of a key, uint8 of ``shape``. An `ImageDecodeError` of it becomes a
-        failure of the batch; any other exception ends the stream.
-    batch_size : int
-        Images of a batch; the last one may have fewer.
-    shape : tuple of int
-        The shape of each image's pixels, such as (n_views, 3, side, side).
+        One an image, drawn only as far ahead as decoding runs.
+    decode : callable
+        Returns the pixels of a key; an `ImageDecodeError` of it becomes a failure of the batch.
+    recipe : EmbeddingRecipe
+        What is computed.
+    taps : tuple of Tap
+        What is taken from the network, in the order of the runtime.
+    runtime : Runtime
+        What computes.
+    n_images : int
+        How many keys there are at most.
     num_workers : int
-        Threads that load; 0 loads in the calling thread.
-    task : int
-        Images that a thread loads at a time.
+        Threads that decode; with 0 all happens in the calling thread.
 
     Yields
     ------
-    Batch
-        In the order of the keys.
+    tuple
+        A batch, and the vectors of its images for each tap, the views of an image averaged.
+    """
+    calls = runtime.calls_at_a_time(n_images)
+    in_threads = 0 if num_workers == 0 or calls == 1 else calls
+    n_views = count_views(recipe.views)
+    side = recipe.backbone.preprocessing.image_size
+    task = max(1, min(IMAGES_A_TASK, n_images // (4 * max(1, calls, num_workers))))
+    # Whole batches of the network, but no fewer images than a thread decodes at a time.
+    batch_size = max(1, recipe.plan.batch_size // n_views)
+    batches = _decode_batches(
+        keys,
+        decode,
+        batch_size=batch_size * math.ceil(task / batch_size),
+        shape=(n_views, 3, side, side),
+        num_workers=num_workers,
+        task=task,
+    )
+
+    def run(batch: Batch[Key]) -> dict[Tap, NDArray[np.float32]]:
+        n_batch = len(batch.keys)
+        if n_batch == 0:
+            return {tap: np.empty((0, recipe.backbone.dimension(tap)), np.float32) for tap in taps}
+        vectors = runtime.run(batch.pixels.flatten(0, 1), max(1, in_threads))
+        if n_views > 1:
+            vectors = [
+                of_tap.reshape(n_batch, n_views, -1).mean(axis=1, dtype=np.float32)
+                for of_tap in vectors
+            ]
+        return dict(zip(taps, vectors, strict=True))
+
+    with closing(batches):
+        yield from load_in_order(batches, run, num_workers=in_threads, ahead=calls + 1)
+
+
+def _decode_batches(
+    keys: Iterable[Key],
+    decode: Callable[[Key], torch.Tensor],
+    *,
+    batch_size: int,
+    shape: tuple[int, ...],
+    num_workers: int,
+    task: int,
+) -> Generator[Batch[Key]]:
+    """Decode images in threads, as decoding releases the GIL, and yield them in order, in batches.
+
+    The last batch may have fewer images.
     """
 
-    def load_task(task_keys: list[Key]) -> list[torch.Tensor | ImageDecodeError]:
-        return [_attempt(load, key) for key in task_keys]
+    def decode_task(some: list[Key]) -> list[torch.Tensor | ImageDecodeError]:
+        outcomes: list[torch.Tensor | ImageDecodeError] = []
+        for key in some:
+            try:
+                outcomes.append(decode(key))
+            except ImageDecodeError as error:
+                outcomes.append(error)
+        return outcomes
 
-    batch = _Filling[Key](batch_size, shape)
-    ahead = num_workers + BATCHES_AHEAD * max(1, batch_size // task)
-    tasks = load_in_order(cut(keys, task), load_task, num_workers=num_workers, ahead=ahead)
+    ahead = num_workers + _BATCHES_AHEAD * max(1, batch_size // task)
+    tasks = load_in_order(cut(keys, task), decode_task, num_workers=num_workers, ahead=ahead)
+    batch: Batch[Key] | None = None
     with closing(tasks):
-        for task_keys, outcomes in tasks:
-            for key, outcome in zip(task_keys, outcomes, strict=True):
-                batch.add(key, outcome)
-                if batch.is_full:
-                    yield batch.take()
-    if not batch.is_empty:
-        yield batch.take()
-
-
-class _Filling(Generic[Key]):
-    """The batch that is being filled, and the next one after it has been taken."""
-
-    def __init__(self, size: int, shape: tuple[int, ...]) -> None:
-        self._size = size
-        self._shape = shape
-        self._start()
-
-    def _start(self) -> None:
-        self._pixels = torch.empty(self._size, *self._shape, dtype=torch.uint8)
-        self._keys: list[Key] = []
-        self._failures: list[tuple[Key, ImageDecodeError]] = []
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._keys) == self._size
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._keys and not self._failures
-
-    def add(self, key: Key, outcome: torch.Tensor | ImageDecodeError) -> None:
-        if isinstance(outcome, ImageDecodeError):
-            self._failures.append((key, outcome))
-        else:
-            self._pixels[len(self._keys)] = outcome
-            self._keys.append(key)
-
-    def take(self) -> Batch[Key]:
-        batch = Batch(self._pixels[: len(self._keys)], self._keys, self._failures)
-        self._start()
-        return batch
-
-
-def _attempt(load: Callable[[Key], Value], key: Key) -> Value | ImageDecodeError:
-    try:
-        return load(key)
-    except ImageDecodeError as error:
-        return error
+        for some, outcomes in tasks:
+            for key, outcome in zip(some, outcomes, strict=True):
+                if batch is None:
+                    batch = Batch(torch.empty(batch_size, *shape, dtype=torch.uint8), [], [])
+                if isinstance(outcome, ImageDecodeError):
+                    batch.failures.append((key, outcome))
+                    continue
+                batch.pixels[len(batch.keys)] = outcome
+                batch.keys.append(key)
+                if len(batch.keys) == batch_size:
+                    yield batch
+                    batch = None
+    if batch is not None:
+        batch.pixels = batch.pixels[: len(batch.keys)]
+        yield batch
 
 
 def cut(keys: Iterable[Key], size: int) -> Generator[list[Key]]:
+    """Yield keys in lists of a size; the last one may be shorter."""
     iterator = iter(keys)
-    while task := list(islice(iterator, size)):
-        yield task
+    while some := list(islice(iterator, size)):
+        yield some
 
 
 def load_in_order(
@@ -164,7 +180,7 @@ def load_in_order(
     num_workers: int,
     ahead: int,
 ) -> Generator[tuple[Key, Value]]:
-    """Call ``load`` on each key in threads and yield the outcomes in the order of the keys.
+    """Call ``load`` on each key in threads and yield keys and outcomes in the order of the keys.
 
     Parameters
     ----------
@@ -176,14 +192,10 @@ def load_in_order(
         Threads; 0 calls ``load`` in the calling thread.
     ahead : int
         How many calls may be under way or waiting.
-
-    Yields
-    ------
-    tuple
-        A key, and what was loaded.
     """
     if num_workers == 0:
-        yield from ((key, load(key)) for key in keys)
+        for key in keys:
+            yield key, load(key)
         return
     pending: deque[tuple[Key, Future[Value]]] = deque()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="featx")

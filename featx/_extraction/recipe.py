@@ -78,7 +78,7 @@ class EmbeddingRecipe:
     views: str
     plan: ExecutionPlan
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """32 hexadecimal digits that name what decides a vector up to rounding."""
         precision = self.plan.precision
@@ -86,7 +86,7 @@ class EmbeddingRecipe:
             self.backbone.recipe(tap, views=self.views, precision=precision) for tap in self.taps
         )
 
-    @property
+    @functools.cached_property
     def cache_key(self) -> str:
         """32 hexadecimal digits that name everything that can change a vector."""
         return _joined(self._cache_key_of(tap, self.plan) for tap in self.taps)
@@ -102,13 +102,13 @@ class EmbeddingRecipe:
         """The taps, and those that are stored beside them."""
         return (*self.taps, *self.further_taps)
 
-    @property
+    @functools.cached_property
     def columns(self) -> list[slice]:
         """Where the vectors of each tap stand in an embedding."""
         ends = list(itertools.accumulate(map(self.backbone.dimension, self.taps)))
         return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]
 
-    @property
+    @functools.cached_property
     def dimension(self) -> int:
         """Length of an embedding."""
         return sum(self.backbone.dimension(tap) for tap in self.taps)

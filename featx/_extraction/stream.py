@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featx._errors import ImageDecodeError, WeightsError
-from featx._extraction.batches import images_a_task, load_in_order, stream_batches
+from featx._extraction.batches import compute_batches
 from featx._extraction.contents import PARCEL_IMAGES, Contents, MemoMistakenError, bytes_in_memory
 from featx._extraction.outlet import Outlet, hand_on_from_a_thread
+from featx._extraction.parcels import Extraction
 from featx._extraction.runtime import (
     RuntimeUnavailableError,
     in_one_order,
@@ -24,7 +25,6 @@ from featx._extraction.runtime import (
     torch_threads,
 )
 from featx._images.decode import decode_content
-from featx._images.preprocess import count_views
 from featx._images.sources import describe_item
 from featx._progress import no_progress
 from featx._store.session import Session
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from featx._backbones.taps import Tap
+    from featx._errors import DecodeFailure
     from featx._extraction.batches import Batch
     from featx._extraction.parcels import OpenParcel, Parcel
     from featx._extraction.recipe import EmbeddingRecipe, Stores
@@ -64,10 +66,8 @@ class EmbeddingStream:
 
     Parameters
     ----------
-    recipe : EmbeddingRecipe
-        What is computed, and how.
-    cache : EmbeddingCache or None
-        Where embeddings are kept.
+    recipe, cache
+        What is computed and how, and where it is kept.
     num_workers : int
         Threads that read and decode. With 0 everything happens in the calling thread, and nothing
         between two parcels.
@@ -113,28 +113,21 @@ class EmbeddingStream:
         out: NDArray[np.float32] | None = None,
         use_memo: bool = True,
     ) -> Generator[Parcel]:
-        """Embed images.
+        """Embed images; where they are no list, each is taken when its parcel is read.
 
         Parameters
         ----------
         items : sequence
-            Paths, bytes, PIL images, arrays or tensors; where it is no list, each item is taken
-            when its parcel is read.
+            Paths, bytes, PIL images, arrays or tensors.
         advance : callable
             Is told how many images are done, and how many of them were found.
         skip : callable, optional
             Is asked with a row, the items from there on and their digests, for which of them
             nothing is to be computed.
         out : ndarray of float32, shape (n_images, dimension), optional
-            Is filled; the vectors of the parcels are views of it. All of them then come from the
-            same memo.
+            Is filled; the vectors of the parcels are views of it.
         use_memo : bool
             Whether files that have not changed are known without reading them.
-
-        Yields
-        ------
-        Parcel
-            In order.
 
         Raises
         ------
@@ -146,9 +139,10 @@ class EmbeddingStream:
         row, memo = 0, self.stores.memo if use_memo else None
         while True:
             try:
-                for parcel in self._run(items, advance, skip, out, row, memo):
-                    row = parcel.start + len(parcel.items)
-                    yield parcel
+                with closing(self._run(items, advance, skip, out, row, memo)) as parcels:
+                    for parcel in parcels:
+                        row = parcel.start + len(parcel.items)
+                        yield parcel
             except MemoMistakenError:
                 # A file was rewritten under our hands, or a clock misled the memo.
                 if out is not None and row > 0:
@@ -162,6 +156,20 @@ class EmbeddingStream:
                 return
             advance = no_progress  # what is done again has been counted
 
+    def extract(self, items: Sequence[Any], advance: Advance = no_progress) -> Extraction:
+        """Return the embeddings of images in one piece; errors are those of `parcels`."""
+        vectors = np.empty((len(items), self.recipe.dimension), np.float32)
+        for use_memo in (True, False):
+            digests: list[bytes | None] = []
+            failures: list[DecodeFailure] = []
+            with suppress(MemoMistakenError):
+                for parcel in self.parcels(items, advance, out=vectors, use_memo=use_memo):
+                    digests += parcel.digests
+                    failures += parcel.failures
+                break
+            advance = no_progress  # what is done again has been counted
+        return Extraction(vectors, digests, tuple(failures))
+
     def _run(
         self,
         items: Sequence[Any],
@@ -170,7 +178,7 @@ class EmbeddingStream:
         out: NDArray[np.float32] | None,
         start: int,
         memo: StatMemo | None,
-    ) -> Iterator[Parcel]:
+    ) -> Generator[Parcel]:
         run = _Run(self, items, advance, skip, out, start, memo)
         if self.num_workers:
             return hand_on_from_a_thread(run.steps, run.outlet)
@@ -183,19 +191,7 @@ class EmbeddingStream:
 
 
 class _Run:
-    """One run of the stream over a sequence of images.
-
-    Parameters
-    ----------
-    stream : EmbeddingStream
-        What embeds.
-    items, advance, skip, out
-        As `EmbeddingStream.parcels` takes them.
-    start : int
-        The first row.
-    memo : StatMemo or None
-        Knows the digests of files.
-    """
+    """One run of the stream over a sequence of images; parameters as those of `parcels`."""
 
     def __init__(
         self,
@@ -328,10 +324,19 @@ class _Run:
         """Claim, decode and compute until all that is missing is computed, or by others."""
         if not self._session.n_candidates:
             return
-        computing = self._compute(self._draw(), self._n_left())
+        taps = in_one_order(self._taps)
+        computing = compute_batches(
+            self._draw(),
+            self._decode,
+            self._stream.recipe,
+            taps,
+            self._open_runtime(taps),
+            n_images=self._n_left(),
+            num_workers=self._stream.num_workers,
+        )
         with torch_threads(self._stream.threads), closing(computing) as computed:
-            for batch, vectors in computed:
-                self._accept(batch, vectors)
+            for batch, of_taps in computed:
+                self._accept(batch, [of_taps[tap] for tap in self._taps])
                 self._hand_on()
 
     def _draw(self) -> Iterator[bytes]:
@@ -423,55 +428,19 @@ class _Run:
         waiting = self._waiting.get(digest)
         return -1 if waiting is None else waiting[0].rows[digest][0]
 
-    def _compute(
-        self, digests: Iterator[bytes], n_images: int
-    ) -> Generator[tuple[Batch[bytes], list[NDArray[np.float32]]]]:
-        """Decode images in threads and run the network over them, batch by batch."""
-        recipe, num_workers = self._stream.recipe, self._stream.num_workers
-        n_views = count_views(recipe.views)
-        side = recipe.backbone.preprocessing.image_size
-        runtime, calls = self._open_runtime(n_images)
-        in_threads = 0 if num_workers == 0 or calls == 1 else calls
-        task = images_a_task(n_images, max(calls, num_workers))
-        # Whole batches of the network, but no fewer images than a thread loads at a time.
-        batch = max(1, recipe.plan.batch_size // n_views)
-        batches = stream_batches(
-            digests,
-            self._decode,
-            batch_size=batch * math.ceil(task / batch),
-            shape=(n_views, 3, side, side),
-            num_workers=num_workers,
-            task=task,
-        )
-
-        def run(batch: Batch[bytes]) -> list[NDArray[np.float32]]:
-            n_batch = len(batch.keys)
-            if n_batch == 0:
-                return [np.empty((0, width), np.float32) for width in map(dimension, self._taps)]
-            ordered = runtime.run(batch.pixels.flatten(0, 1), max(1, in_threads))
-            of_tap = dict(zip(in_one_order(self._taps), ordered, strict=True))
-            by_image = [of_tap[tap].reshape(n_batch, n_views, -1) for tap in self._taps]
-            return [views[:, 0] if n_views == 1 else views.mean(axis=1) for views in by_image]
-
-        dimension = recipe.backbone.dimension
-        with closing(batches):
-            yield from load_in_order(batches, run, num_workers=in_threads, ahead=calls + 1)
-
-    def _open_runtime(self, n_images: int) -> tuple[Runtime, int]:
-        """Return what computes, and how many calls of it are best under way at a time."""
+    def _open_runtime(self, taps: tuple[Tap, ...]) -> Runtime:
         recipe, stream = self._stream.recipe, self._stream
-        taps = in_one_order(self._taps)
         try:
             runtime = open_runtime(
                 recipe.backbone, taps, recipe.plan, stream.stores.graphs, stream.threads
             )
-            calls = runtime.calls_at_a_time(n_images)
-            runtime.prepare(calls if stream.num_workers else 1)
+            n_calls = runtime.calls_at_a_time(self._n_left()) if stream.num_workers else 1
+            runtime.prepare(n_calls)
         except Exception as error:  # each library has exceptions of its own
             if recipe.plan.fallback is None:
                 raise
             raise RuntimeUnavailableError(taps, error) from error
-        return runtime, calls
+        return runtime
 
     def _decode(self, digest: bytes) -> torch.Tensor:
         """Return the pixels of an image, from whichever of its rows still has it."""

@@ -89,28 +89,9 @@ class Claim:
     def store(self, table: int, digests: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
         """Keep embeddings in one table; they are on the disk when this returns.
 
-        Rows that are not this claim's in that table, because they are stored or claimed by
-        others, are left to those. A full disk or a lost folder is no error: it issues one
-        `CacheWarning`, and the images will be computed again when they are next asked for.
-
-        Parameters
-        ----------
-        table : int
-            The number of the table in the session; the further tables follow the tables.
-        digests : sequence of bytes
-            Some or all of the claimed images: those that failed are left out.
-        vectors : ndarray of float32, shape (n, dimension of the table)
-            Row i belongs to digest i.
-
-        Warns
-        -----
-        CacheWarning
-            The embeddings could not be written.
-
-        Raises
-        ------
-        InputError
-            There is no such table, or the vectors are of another shape or type.
+        Rows that are not this claim's in that table, because they are stored or claimed by others,
+        are left to those. A full disk or a lost folder is no error: it issues one `CacheWarning`,
+        and the images will be computed again when they are next asked for.
         """
         if not 0 <= table < len(self._shares):
             raise InputError(f"Got the table {table}, expected 0 to {len(self._shares) - 1}")
@@ -156,11 +137,6 @@ class _Holders:
     Whether one is alive is told by its heartbeat, a value that it changes every few seconds: by
     change and not by clock, for the clocks of two machines may differ. A process that is stopped
     (Ctrl-Z) has none; one that computes slowly has.
-
-    Parameters
-    ----------
-    tables : sequence of EmbeddingTable
-        Whose claims are looked at.
 
     Attributes
     ----------
@@ -243,10 +219,10 @@ class Session:
     ...     tables = [EmbeddingCache(folder).table(name, dimension=1) for name in ("a1b2", "c3d4")]
     ...     with Session(tables, digests) as session:
     ...         while session.remaining:
-    ...             for digest in session.draw(limit=2):
-    ...                 vectors = [np.ones((1, 1), np.float32)] * 2  # of a network with two taps
-    ...                 session.finish([digest], vectors)
-    ...                 embeddings[digest] = vectors
+    ...             while (claim := session.claim(limit=2)) is not None:
+    ...                 vectors = np.ones((len(claim.digests), 1), np.float32)
+    ...                 session.finish(claim.digests, [vectors, vectors])  # a network with two taps
+    ...                 embeddings.update(zip(claim.digests, vectors))
     ...             session.wait()
     ...             for number, served, vectors in session.collect():
     ...                 embeddings.update(zip(served, vectors))
@@ -303,13 +279,7 @@ class Session:
         return self._deferred.keys()
 
     def want(self, digests: Sequence[Iterable[bytes]]) -> None:
-        """Add images that are to be served or computed.
-
-        Parameters
-        ----------
-        digests : sequence of iterable of bytes
-            For each table those that it is known to lack; without tables one iterable of all.
-        """
+        """Add images, for each table those that it is known to lack; without tables one list."""
         for of_table in digests:
             self._candidates.update(dict.fromkeys(of_table))
         for wanted, of_table in zip(self._wanted, digests, strict=False):
@@ -332,11 +302,6 @@ class Session:
             Images that are stored there; in this table they are not wanted any longer.
         vectors : ndarray of float32, shape (n, dimension of the table)
             Their embeddings.
-
-        Warns
-        -----
-        CacheWarning
-            Rows or shards are damaged and were passed over, or the folder cannot be read.
         """
         # Those that were put off come first: they were asked for first.
         self._candidates = OrderedDict.fromkeys((*self._deferred, *self._candidates))
@@ -349,36 +314,14 @@ class Session:
                 self._note_served(number, digests)
                 yield number, digests, vectors
 
-    def draw(self, limit: int = 256) -> Iterator[bytes]:
-        """Claim images and yield them one by one, until nothing is left that nobody computes.
-
-        Each is claimed when it is about to be yielded, and must be given to `finish`.
-        """
-        while (claim := self.claim(limit)) is not None:
-            yield from claim.digests
-
     def claim(self, limit: int = 256) -> Claim | None:
         """Claim the next images to be computed here; this never waits for others to compute.
 
-        These are images that at least one of the tables lacks and nobody computes for it. They
-        are claimed in each table, and each further table, that lacks them and where no other has
-        claimed them. Several claims may be open at once. An image that is handed out is not
-        handed out again, nor served, by this session, whether or not its embedding is stored.
-
-        Parameters
-        ----------
-        limit : int
-            How many images at most.
-
-        Returns
-        -------
-        Claim or None
-            None when all that remains was stored or claimed by others since the last `collect`.
-
-        Warns
-        -----
-        CacheWarning
-            The claim cannot be told to others, because the folder cannot be used.
+        These are at most ``limit`` images that at least one of the tables lacks and nobody computes
+        for it. They are claimed in each table, and each further table, that lacks them and where no
+        other has claimed them. An image that is handed out is not handed out again, nor served, by
+        this session. None when all that remains was stored or claimed by others since the last
+        `collect`.
         """
         if not self._candidates:
             return None
@@ -394,14 +337,9 @@ class Session:
         return claim
 
     def finish(self, digests: Sequence[bytes], vectors: Sequence[NDArray[np.float32]]) -> None:
-        """Take what was computed; a claim is stored when its last image is done.
+        """Take what was computed, one array a table; a claim is stored when its last image is done.
 
-        Parameters
-        ----------
-        digests : sequence of bytes
-            Images that were claimed here.
-        vectors : sequence of ndarray of float32, shape (n, dimension)
-            One array a table; an image beyond its rows could not be decoded.
+        An image beyond the rows of the arrays could not be decoded.
         """
         for row, digest in enumerate(digests):
             claim = self._open_claims.pop(digest)
@@ -414,11 +352,6 @@ class Session:
         A process that dies leaves its claim behind, which only `collect` and `claim` find out, so
         the time should be short. A process that holds a claim for long is named; one that has
         stopped is not waited for any longer, and its images are computed here.
-
-        Parameters
-        ----------
-        seconds : float
-            How long at most.
         """
         deadline = time.monotonic() + seconds
         while self._holders.all_hold():
