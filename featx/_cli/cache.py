@@ -181,7 +181,9 @@ def _open(folder: str) -> EmbeddingCache:
 
     cache = open_cache(folder)
     if cache is None:
-        raise InputError("FEATX_CACHE turns the cache off; name a folder with --cache")
+        raise InputError(
+            "The cache is turned off by --cache or FEATX_CACHE; name a folder with --cache"
+        )
     return cache
 
 

@@ -89,7 +89,7 @@ def make_embedder(
         backbone,
         layers=_one_or_several(layers),
         pooling=_one_or_several(pooling),
-        cache=parse_cache(cache),
+        cache=cache,
         **params,
     )
 
@@ -102,11 +102,6 @@ def split_names(names: str) -> list[str]:
 def _one_or_several(names: str) -> str | list[str]:
     parts = [name.strip() for name in names.split(",")]
     return parts[0] if len(parts) == 1 else parts
-
-
-def parse_cache(cache: str) -> str | None:
-    """Return what ``cache=`` takes for what ``--cache`` was given."""
-    return None if cache == "none" else cache
 
 
 @contextmanager

@@ -34,7 +34,7 @@ Precision = Annotated[
     str, typer.Option(help="Of the network's arithmetic: 'float32' or 'bfloat16'.")
 ]
 Cache = Annotated[
-    str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'none' keeps none.")
+    str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'off' keeps none.")
 ]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")

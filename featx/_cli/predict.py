@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featx._cli.inputs import advice_on_unreadable, load_unlabelled, parse_cache
+from featx._cli.inputs import advice_on_unreadable, load_unlabelled
 from featx._cli.options import AsJson, Cache, Device, ImagesOrList, PathColumn, SkipUnreadable
 from featx._cli.printing import print_json, report_failures, report_skipped
 
@@ -39,7 +39,7 @@ def predict(
             found.paths,
             skip_unreadable=skip_unreadable,
             device=device,
-            cache=parse_cache(cache),
+            cache=cache,
         )
     report_skipped(found.skipped)
     report_failures(failures)

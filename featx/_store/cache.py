@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from featx._checks import refuse
 from featx._errors import InputError, did_you_mean
 from featx._public import public
 from featx._store.layout import is_fingerprint, table_folder, table_folders
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_BYTES = 20_000_000_000
 
-# Values of FEATX_CACHE that turn the cache off.
+# Words, in any case, that are no folder wherever a cache is named: in the parameter, in FEATX_CACHE
+# and in --cache. A folder of such a name is written with its path, as ./off, or as a Path.
 _OFF = ("none", "off")
+_DEFAULT = ("auto", "")
 
 
 @public
@@ -51,8 +54,9 @@ class EmbeddingCache:
         The folder; ``~`` is the home folder. By default it is what the environment variable
         ``FEATX_CACHE`` names when the cache is used, else the user's cache folder for featx.
     max_bytes : int or None, default=20_000_000_000
-        What the folder may take on the disk. Above it, the shards that have not been used for the
-        longest time are dropped, and what was in them is computed again when it is asked for.
+        What embeddings and exported networks may take on the disk. Above it, the files that have
+        not been used for the longest time are dropped, and what was in them is computed again
+        when it is asked for. The memo of the files' digests comes on top, some 100 bytes a file.
         Each process that writes looks after a twentieth of it what others have written, so that
         several at a time may go that much beyond. None is no limit.
 
@@ -255,13 +259,16 @@ def open_cache(cache: Any) -> EmbeddingCache | None:
 
     Parameters
     ----------
-    cache : "auto", path, EmbeddingCache or None
-        ``"auto"`` is the folder that the environment variable ``FEATX_CACHE`` names, else the
-        user's cache folder; if the variable is ``none`` or ``off``, there is no cache.
+    cache : "auto", "off", path, EmbeddingCache or None
+        ``"auto"``, or an empty text, is the folder that the environment variable ``FEATX_CACHE``
+        names, else the user's cache folder; the variable turns it off by the same words as the
+        parameter. ``"off"``, ``"none"``, None and False are no cache. These words count in any
+        case; a folder that is called so is written as a path, as ``"./off"``.
 
     Returns
     -------
     EmbeddingCache or None
+        None where there is no cache.
 
     Raises
     ------
@@ -272,18 +279,25 @@ def open_cache(cache: Any) -> EmbeddingCache | None:
     --------
     >>> open_cache("embeddings")
     EmbeddingCache('embeddings')
+    >>> open_cache("./off"), open_cache("off")
+    (EmbeddingCache('./off'), None)
     """
-    if cache is None or isinstance(cache, EmbeddingCache):
+    if isinstance(cache, EmbeddingCache):
         return cache
+    if cache is None or cache is False:
+        return None
     if not isinstance(cache, str | os.PathLike):
-        raise InputError(
-            f"Got cache={cache!r} but expected 'auto', a folder, an EmbeddingCache or None"
-        )
-    if cache != "auto":
+        raise refuse("cache", cache, "'auto', 'off', a folder, an EmbeddingCache or None")
+    if not isinstance(cache, str) or not _is_word(cache):
         return EmbeddingCache(cache)
-    return None if os.environ.get("FEATX_CACHE", "").lower() in _OFF else EmbeddingCache()
+    named = os.environ.get("FEATX_CACHE", "") if cache.lower() in _DEFAULT else cache
+    return None if named.lower() in _OFF else EmbeddingCache()
+
+
+def _is_word(named: str) -> bool:
+    return named.lower() in (*_OFF, *_DEFAULT)
 
 
 def _folder_of_environment() -> str | None:
     named = os.environ.get("FEATX_CACHE", "")
-    return named if named and named.lower() not in _OFF else None
+    return None if _is_word(named) else named

@@ -132,21 +132,44 @@ def test_a_cache_is_its_parameters() -> None:
     assert EmbeddingCache().max_bytes == 20_000_000_000
 
 
-@pytest.mark.parametrize("off", ["none", "off", "None", "OFF"])
-def test_the_environment_can_turn_the_cache_off(monkeypatch: pytest.MonkeyPatch, off: str) -> None:
-    assert open_cache("auto") == EmbeddingCache()
-    monkeypatch.setenv("FEATX_CACHE", off)
-    assert open_cache("auto") is None
-    # A cache that is asked for by name is not the environment's to turn off.
-    assert open_cache("/some/where") == EmbeddingCache("/some/where")
+OFF = ["off", "none", "None", "OFF"]
+DEFAULT = ["auto", "", "AUTO"]
+
+
+@pytest.mark.parametrize("variable", [None, *OFF, *DEFAULT, "./off", "/some/where"])
+@pytest.mark.parametrize("named", [None, False, *OFF, *DEFAULT, "./off", Path("off"), "offline"])
+def test_a_cache_is_named_alike_by_the_parameter_and_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str | None, variable: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATX_CACHE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("FEATX_CACHE", variable)
+    cache = open_cache(named)
+    if named in (None, False, *OFF) or (named in DEFAULT and variable in OFF):
+        assert cache is None
+    elif named not in DEFAULT:
+        assert cache == EmbeddingCache(named)
+        assert cache.folder == Path(named)
+    else:
+        assert cache == EmbeddingCache()
+        user = platformdirs.user_cache_path("featx")
+        assert cache.folder == (user if variable in (None, *DEFAULT) else Path(variable))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_is_an_object_is_not_the_environments_to_turn_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FEATX_CACHE", "off")
     assert open_cache(EmbeddingCache("/some/where")) == EmbeddingCache("/some/where")
     assert EmbeddingCache().folder == platformdirs.user_cache_path("featx")
 
 
-def test_what_is_no_cache_is_refused() -> None:
-    assert open_cache(None) is None
-    with pytest.raises(InputError, match="Got cache=3 but expected 'auto', a folder, an Embed"):
-        open_cache(3)
+@pytest.mark.parametrize("wrong", [3, True, b"off"])
+def test_what_is_no_cache_is_refused(wrong: object) -> None:
+    with pytest.raises(InputError, match=f"Got cache={wrong!r} but expected 'auto', 'off', a fo"):
+        open_cache(wrong)
     with pytest.raises(InputError, match="Got max_bytes=0, expected at least 1, or None"):
         EmbeddingCache(max_bytes=0).table("a1b2", 3)
 
@@ -383,10 +406,10 @@ def test_what_ends_between_the_two_readings_is_not_computed_twice(
         assert their_claim is not None
         read_claims = table.claims.live
 
-        def finish_then_read() -> dict[bytes, str]:
+        def finish_then_read(ignored: frozenset[str]) -> dict[bytes, str]:
             their_claim.store(0, digests, vectors_of(digests))
             their_claim.release()
-            return read_claims()
+            return read_claims(*ignored)
 
         monkeypatch.setattr(table.claims, "live", finish_then_read)
         assert mine.claim() is None
