@@ -69,11 +69,11 @@ class Notes:
     >>> embedder = ImageEmbedder(**notes.network)  # doctest: +SKIP
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, seed: int = 0) -> None:
         self.file = file
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         recipe = Preprocessing(_SIDE, _SIDE, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
-        backbone = FrozenBackbone(NotingNetwork(os.fspath(file)), recipe, name="noting")
+        backbone = FrozenBackbone(NotingNetwork(os.fspath(file)), recipe, name=f"noting{seed}")
         self.network: dict[str, Any] = {
             "backbone": backbone,
             "runtime": "torch",
@@ -109,4 +109,5 @@ def write_numbered_images(folder: Path, numbers: Sequence[int]) -> Bunch:
     for path, number in zip(paths, numbers, strict=True):
         Image.fromarray(numbered_image(number)).save(path)
     labels = np.array([("green", "red")[number % 2] for number in numbers])
-    return Bunch(paths=np.array(paths), target=labels, target_names=["green", "red"])
+    files = np.array(paths)
+    return Bunch(data=files, paths=files, target=labels, target_names=["green", "red"])

@@ -5,11 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 MODULES = [module.name for module in pkgutil.walk_packages(featx.__path__, prefix="featx.")]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def common_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for the examples, so that they embed the sample once."""
-    return tmp_path_factory.mktemp("examples-cache")
 
 
 class PublicExamples(doctest.DocTestFinder):
@@ -60,34 +50,6 @@ def test_every_public_function_and_class_shows_an_example() -> None:
         is_warning_or_text = name.startswith("__") or "Error" in name or "Warning" in name
         shown = ">>>" in documentation or "Returns it, with an example" in documentation
         assert is_warning_or_text or shown or "Failure" in name, name
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_run(example: Path, common_cache: Path) -> None:
-    environment = os.environ | {"FEATX_CACHE": str(common_cache)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:featx", str(example)],
-        capture_output=True, text=True, cwd=ROOT, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-    assert done.stderr == ""
-
-
-def test_the_python_of_the_readme_runs(
-    common_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A folder that looks like the project's after the first command of the README.
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    (tmp_path / "run").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEATX_CACHE", str(common_cache))
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert (tmp_path / "run" / "linear.skops").is_file()
 
 
 def test_the_readme_has_the_two_commands() -> None:
