@@ -103,8 +103,6 @@ def compare_strategies(
         When a strategy is not known or cannot be had of the network; labels are not one per image,
         of one class only, or too few for the folds; the test set has a class that the other has
         not; or the embedder would hand out NaN rows.
-    MissingPackageError
-        When ``"linear_head"`` or a strategy that trains is chosen without the extra ``finetune``.
     ImageDecodeError
         When an image cannot be read and ``skip_unreadable`` is False, or when none can. The images
         of a test set are counted on from the others.

@@ -15,6 +15,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from featx._embedder import ImageEmbedder
 from featx._errors import InputError, did_you_mean
+from featx._finetuning.classifier import FineTunedClassifier
+from featx._finetuning.linear_head import LinearHeadClassifier
 from featx._selection.heads import Head, make_heads
 
 if TYPE_CHECKING:
@@ -183,12 +185,7 @@ def _head(head: Head) -> Strategy:
     return Strategy(head.name, f"frozen + {head.name}", Pipeline(steps), True, False, grid)
 
 
-# What trains needs a package that not everybody has who compares heads.
-
-
 def _linear_head(embedder: ImageEmbedder, random_state: int | None) -> Strategy:
-    from featx._finetuning.linear_head import LinearHeadClassifier
-
     layer = LinearHeadClassifier(
         optimizer="sgd", device=embedder.device, random_state=random_state, progress=False
     )
@@ -215,8 +212,6 @@ def _from_scratch(embedder: ImageEmbedder, epochs: int, random_state: int | None
 
 def _pretrained(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Any:
     """Return what trains the embedder's network from a linear head on."""
-    from featx._finetuning.classifier import FineTunedClassifier
-
     classifier = FineTunedClassifier(
         embedder.backbone,
         weights=embedder.weights,

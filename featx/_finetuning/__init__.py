@@ -1,1 +1,1 @@
-"""Fine-tuning: networks that are trained further, as scikit-learn classifiers, on skorch."""
+"""Fine-tuning: networks that are trained further, as scikit-learn classifiers."""

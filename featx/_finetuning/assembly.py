@@ -14,7 +14,7 @@ from featx._backbones.providers import load_backbone
 from featx._errors import InputError
 from featx._finetuning.heads import locate_classifier, replace_classifier
 from featx._finetuning.network import FineTuningNetwork
-from featx._finetuning.seeding import INITIALIZATION, derive_seed, torch_seeded
+from featx._finetuning.samples import INITIALIZATION, derive_seed, torch_seeded
 from featx._finetuning.unfreezing import modules_to_train
 from featx._images.preprocess import Preprocessing
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,19 +15,20 @@ from sklearn.utils.validation import check_is_fitted
 
 from featx._errors import InputError
 from featx._extraction.plan import plan_execution
-from featx._finetuning.engine import OPTIMIZERS, PRECISIONS, SCHEDULES
 from featx._finetuning.parameters import check_parameters, choice, flag, real, sizes, whole
 from featx._finetuning.samples import Portion, split_rows
-from featx._finetuning.training import TrainingPlan
+from featx._finetuning.training import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingPlan
 from featx._labels import check_known_labels, weigh_classes
 from featx._progress import check_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
-    from featx._finetuning.augmentation import Augmentation
+    from torch import nn
+
     from featx._finetuning.parameters import Check
-    from featx._finetuning.samples import Samples
+    from featx._finetuning.samples import Augmentation, Samples
     from featx._finetuning.training import Outcome
 
 TRAINING_CHECKS: dict[str, Check] = {
@@ -167,3 +171,63 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
 
 PRECISION_CHECK = choice(*PRECISIONS)
+
+# A step of so many weights takes about as long as handing it to another thread.
+_SMALL = 10**6
+
+
+@contextmanager
+def fitting_threads(head: nn.Module) -> Iterator[None]:
+    """Compute in one thread while a small head is trained on vectors.
+
+    Its products are too small to share: several threads make nothing faster, and where other
+    processes want the cores they wait for each other at every step.
+
+    Parameters
+    ----------
+    head : torch.nn.Module
+        What is trained. The number of threads is put back after the block, to what it was before
+        the first one where several train at the same time.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with fitting_threads(torch.nn.Linear(1280, 10)):
+    ...     torch.get_num_threads()
+    1
+    """
+    if sum(parameter.numel() for parameter in head.parameters()) >= _SMALL:
+        yield
+        return
+    # Of this process: in a forked child none of the parent's threads goes on fitting.
+    limit = _limits.setdefault(os.getpid(), _OneThread())
+    limit.enter()
+    try:
+        yield
+    finally:
+        limit.leave()
+
+
+class _OneThread:
+    """One thread for torch, as long as somebody in this process wants it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 1
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            # Of this thread and of new ones; those that still train keep the one that they set.
+            torch.set_num_threads(self._before)
+
+
+_limits: dict[int, _OneThread] = {}

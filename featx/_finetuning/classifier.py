@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from featx._extraction.contents import checked_images
 from featx._finetuning.assembly import embed_samples, is_drawn
-from featx._finetuning.augmentation import find_augmentation
-from featx._finetuning.base import PRECISION_CHECK, TRAINING_CHECKS
+from featx._finetuning.base import PRECISION_CHECK, TRAINING_CHECKS, fitting_threads
 from featx._finetuning.checkpoints import Checkpoint
 from featx._finetuning.identity import describe_training, digest_images
 from featx._finetuning.network import BATCH_NORMS
 from featx._finetuning.parameters import choice, real, whole
-from featx._finetuning.samples import ImageSamples, VectorSamples
-from featx._finetuning.seeding import choose_seed
-from featx._finetuning.threads import fitting_threads
+from featx._finetuning.samples import ImageSamples, VectorSamples, choose_seed, find_augmentation
 from featx._finetuning.trained import TrainedNetwork
 from featx._finetuning.training import train
 from featx._labels import sort_classes

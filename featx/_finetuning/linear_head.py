@@ -9,11 +9,15 @@ import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from featx._finetuning.base import TrainedClassifier
+from featx._finetuning.base import TrainedClassifier, fitting_threads
 from featx._finetuning.heads import build_head
-from featx._finetuning.samples import VectorSamples
-from featx._finetuning.seeding import INITIALIZATION, choose_seed, derive_seed, torch_seeded
-from featx._finetuning.threads import fitting_threads
+from featx._finetuning.samples import (
+    INITIALIZATION,
+    VectorSamples,
+    choose_seed,
+    derive_seed,
+    torch_seeded,
+)
 from featx._finetuning.training import train
 from featx._labels import sort_classes
 from featx._public import public

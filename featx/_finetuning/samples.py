@@ -1,18 +1,24 @@
-"""Samples: what a training learns from, in batches whose order depends on the seed alone."""
+"""Samples: what a training learns from, in batches whose order depends on the seed alone.
+
+Nothing is drawn from a generator that runs on from epoch to epoch, so that a training that is
+resumed draws what an undisturbed one draws, and the number of threads changes nothing.
+"""
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
+from torchvision.transforms import v2
 
+from featx._checks import refuse
 from featx._errors import ImageDecodeError, InputError
 from featx._extraction.batches import load_in_order
-from featx._finetuning.augmentation import augmented
-from featx._finetuning.seeding import AUGMENTATION, ORDER, SPLIT, derive_seed, torch_seeded
 from featx._images.decode import decode_content
 from featx._images.sources import describe_item, read_content
 from featx._labels import list_labels
@@ -20,9 +26,120 @@ from featx._labels import list_labels
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from featx._finetuning.augmentation import Augmentation
     from featx._images.limits import Limits
     from featx._images.preprocess import Preprocessing
+
+INITIALIZATION, ORDER, AUGMENTATION, REGULARIZATION, SPLIT = range(5)
+"""What the numbers are drawn for."""
+
+
+def choose_seed(random_state: Any) -> int:
+    """Return the seed of a training from what scikit-learn calls a ``random_state``.
+
+    Examples
+    --------
+    >>> choose_seed(7)
+    7
+    """
+    if isinstance(random_state, int | np.integer) and random_state >= 0:
+        return int(random_state)
+    drawn: int = check_random_state(random_state).randint(2**31)
+    return drawn
+
+
+def derive_seed(seed: int, purpose: int, *place: int) -> int:
+    """Return the seed for one purpose at one place, such as an epoch and a row.
+
+    Examples
+    --------
+    >>> derive_seed(0, ORDER, 3) == derive_seed(0, ORDER, 3)
+    True
+    >>> derive_seed(0, ORDER, 3) == derive_seed(0, ORDER, 4)
+    False
+    """
+    state = np.random.SeedSequence([seed, purpose, *place]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+@contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator of the CPU for a block, and put it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the GPUs too.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """Put torch's generators, the one of a GPU included, back as they were after a block."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+Augmentation = Callable[[torch.Tensor], torch.Tensor]
+
+AUGMENTATIONS = ("light",)
+
+
+def find_augmentation(augment: Any, image_size: int) -> Augmentation | None:
+    """Return what changes an image, uint8 (3, side, side) to the same; None for nothing.
+
+    ``"light"`` takes 70 to 100 % of the area, at ratios from 3:4 to 4:3, and mirrors every second
+    image: a mild form of the crops of Szegedy et al. ("Going deeper with convolutions", CVPR 2015).
+
+    Parameters
+    ----------
+    augment : None, "light" or callable
+        A callable is a transform of torchvision v2, or anything else that maps uint8 (3, side,
+        side) to the same and draws its random numbers from torch.
+    image_size : int
+        The side.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> light = find_augmentation("light", 32)
+    >>> light(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([3, 32, 32])
+    """
+    if augment is None or callable(augment):
+        given: Augmentation | None = augment
+        return given
+    if augment not in AUGMENTATIONS:
+        expected = "None, 'light' or a transform of torchvision.transforms.v2"
+        raise refuse("augment", augment, expected, AUGMENTATIONS)
+    crop = v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), antialias=True)
+    light: Augmentation = v2.Compose([crop, v2.RandomHorizontalFlip()])
+    return light
+
+
+def augmented(augmentation: Augmentation, pixels: torch.Tensor) -> torch.Tensor:
+    """Apply an augmentation to one image.
+
+    Raises
+    ------
+    InputError
+        If what it returns has another shape or dtype.
+    """
+    changed = augmentation(pixels)
+    is_alike = isinstance(changed, torch.Tensor) and changed.dtype == torch.uint8
+    if not is_alike or changed.shape != pixels.shape:
+        got = (
+            f"{changed.dtype} of shape {tuple(changed.shape)}".removeprefix("torch.")
+            if isinstance(changed, torch.Tensor)
+            else type(changed).__name__
+        )
+        raise InputError(
+            f"Got {got} from augment but expected uint8 of shape {tuple(pixels.shape)}, as it was "
+            "given; leave normalising to the network"
+        )
+    return changed
 
 
 # Enough to hide a slow image, few enough that memory does not grow with the number of images.

@@ -16,8 +16,7 @@ from featx._errors import InputError
 from featx._extraction.contents import checked_images
 from featx._finetuning.assembly import assemble_network, open_backbone
 from featx._finetuning.base import TrainedClassifier
-from featx._finetuning.samples import ImageSamples
-from featx._finetuning.seeding import choose_seed
+from featx._finetuning.samples import ImageSamples, choose_seed
 from featx._finetuning.weights_files import read_labelled_weights, write_labelled_weights
 from featx._images.limits import Limits
 

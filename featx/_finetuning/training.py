@@ -9,31 +9,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch import nn
 
 from featx._errors import InputError
 from featx._finetuning.checkpoints import TrainingState
-from featx._finetuning.engine import (
-    OPTIMIZERS,
-    SCHEDULES,
-    DivergedError,
-    LearningRateSchedule,
-    ProgressReport,
-    TrainingNet,
-    group_parameters,
-)
 from featx._finetuning.network import changing_tensors, copy_tensors, restore_tensors
-from featx._finetuning.seeding import REGULARIZATION, derive_seed, generators_kept
+from featx._finetuning.samples import REGULARIZATION, derive_seed, generators_kept
 from featx._progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from torch import nn
+    from collections.abc import Callable, Iterable, Iterator
 
     from featx._finetuning.checkpoints import Checkpoint
     from featx._finetuning.samples import Portion
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+}
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "linear": lambda done: 1 - done,
+}
+"""The learning rate's factor, by the share of the training that is done.
+
+Cosine: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017,
+without restarts.
+"""
+
+
+class DivergedError(Exception):
+    """The loss or the weights are not finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -155,49 +168,39 @@ class _Training:
         plan: TrainingPlan,
         checkpoint: Checkpoint | None,
     ) -> None:
-        self.module = module
+        self.module = module.to(plan.device)
         self.training = training
         self.validation = validation
         self.plan = plan
         self.checkpoint = checkpoint
+        self.device = torch.device(plan.device)
         self.history: list[dict[str, Any]] = []
         self.best_epoch = -1
         self.best: dict[str, torch.Tensor] = {}
-        self.schedule = LearningRateSchedule(
-            SCHEDULES[plan.schedule], plan.epochs * training.n_batches
-        )
         kind, settings = OPTIMIZERS[plan.optimizer]
-        module.to(plan.device)
-        weights = plan.class_weights
-        self.net = TrainingNet(
-            module,
-            parameter_groups=group_parameters(
-                module.named_parameters(),
-                is_head,
-                plan.learning_rate,
-                plan.backbone_learning_rate,
-                plan.weight_decay,
-            ),
-            precision=plan.precision,
-            device=plan.device,
-            optimizer=kind,
-            criterion__weight=weights,
-            criterion__label_smoothing=plan.label_smoothing,
-            **{f"optimizer__{name}": value for name, value in settings.items()},
+        groups = group_parameters(
+            module.named_parameters(),
+            is_head,
+            plan.learning_rate,
+            plan.backbone_learning_rate,
+            plan.weight_decay,
         )
+        self.optimizer = kind(groups, **settings)
+        # Without it small gradients in float16 would be 0.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "float16")
+        self.criterion = nn.CrossEntropyLoss(
+            weight=plan.class_weights, label_smoothing=plan.label_smoothing
+        ).to(self.device)
 
     def run(self) -> Outcome:
         samples = len(self.training)
         total = self.plan.epochs * samples
         try:
             with progress_bar("fine-tuning", total, self.plan.progress) as advance:
-                report = ProgressReport(advance)
-                self.net.set_params(callbacks=[("rate", self.schedule), ("report", report)])
-                self.net.initialize()
                 self._resume()
                 advance(len(self.history) * samples)
                 while not self._is_done():
-                    self._run_epoch()
+                    self._run_epoch(advance)
         except DivergedError:
             self._say_that_it_diverged()
             keeps_best = True
@@ -217,13 +220,10 @@ class _Training:
             return done >= self.plan.epochs
         return done - 1 - self.best_epoch >= patience
 
-    def _run_epoch(self) -> None:
+    def _run_epoch(self, advance: Callable[[int], None]) -> None:
         epoch = len(self.history)
         torch.manual_seed(derive_seed(self.plan.seed, REGULARIZATION, epoch))
-        self.training.epoch = epoch
-        self.schedule.step = epoch * self.training.n_batches
-        self.net.fit_loop((self.training, self.validation), epochs=1)
-        row = self._measured(epoch)
+        row = {"epoch": epoch + 1, "train_loss": self._learn(epoch, advance)} | self._validate()
         tensors = copy_tensors(changing_tensors(self.module))
         if not math.isfinite(self._monitored(row)) or not _are_finite(tensors):
             raise DivergedError
@@ -235,16 +235,63 @@ class _Training:
         if self.checkpoint is not None:
             self.checkpoint.save(self._state(tensors))
 
-    def _measured(self, epoch: int) -> dict[str, Any]:
-        measured = self.net.history[-1]
-        row = {"epoch": epoch + 1, "train_loss": float(measured["train_loss"])}
-        if self.validation is not None:
-            right = sum(
-                batch["valid_right"] for batch in measured["batches"] if "valid_right" in batch
-            )
-            row["valid_loss"] = float(measured["valid_loss"])
-            row["valid_accuracy"] = right / len(self.validation)
-        return row
+    def _learn(self, epoch: int, advance: Callable[[int], None]) -> float:
+        """Take the steps of an epoch, and return its mean loss."""
+        self.training.epoch = epoch
+        first = epoch * self.training.n_batches
+        total = self.plan.epochs * self.training.n_batches
+        losses: list[float] = []
+        sizes: list[int] = []
+        for step, (values, labels) in enumerate(self.training, first):
+            # A function of the step alone, so that a resumed training needs no state of it.
+            factor = SCHEDULES[self.plan.schedule](step / total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            losses.append(self._step(values, labels))
+            sizes.append(len(values))
+            advance(len(values))
+        return float(np.average(losses, weights=sizes))
+
+    def _step(self, values: torch.Tensor, labels: torch.Tensor) -> float:
+        self.module.train()
+        self.optimizer.zero_grad()
+        loss = self._loss(self._logits(values), labels)
+        if not torch.isfinite(loss):
+            raise DivergedError
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.item()
+
+    def _validate(self) -> dict[str, float]:
+        """Return the mean loss and the accuracy on what is held out."""
+        if self.validation is None:
+            return {}
+        self.module.eval()
+        losses: list[float] = []
+        sizes: list[int] = []
+        right = 0
+        with torch.no_grad():
+            for values, labels in self.validation:
+                logits = self._logits(values)
+                losses.append(self._loss(logits, labels).item())
+                sizes.append(len(values))
+                right += int((logits.argmax(1).cpu() == labels).sum())
+        return {
+            "valid_loss": float(np.average(losses, weights=sizes)),
+            "valid_accuracy": right / sum(sizes),
+        }
+
+    def _logits(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch, float32, computed in the chosen precision."""
+        dtype = PRECISIONS[self.plan.precision]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            logits: torch.Tensor = self.module(values.to(self.device, non_blocking=True))
+        return logits.float()
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self.criterion(logits, labels.to(self.device))
+        return loss
 
     def _monitored(self, row: dict[str, Any]) -> float:
         loss: float = row["train_loss" if self.validation is None else "valid_loss"]
@@ -253,8 +300,8 @@ class _Training:
     def _state(self, tensors: dict[str, torch.Tensor]) -> TrainingState:
         return TrainingState(
             model=tensors,
-            optimizer=self.net.optimizer_.state_dict(),
-            scaler=self.net.scaler_.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
             history=self.history,
             seed=self.plan.seed,
             best_epoch=self.best_epoch,
@@ -266,8 +313,8 @@ class _Training:
         if state is None:
             return
         restore_tensors(self.module, state.model)
-        self.net.optimizer_.load_state_dict(state.optimizer)
-        self.net.scaler_.load_state_dict(state.scaler)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scaler.load_state_dict(state.scaler)
         self.history = state.history
         self.best_epoch, self.best = state.best_epoch, state.best
 
@@ -299,3 +346,46 @@ def _count_own_frames() -> int:
 def _are_finite(tensors: dict[str, torch.Tensor]) -> bool:
     # The last step of an epoch can break the weights, and no loss is computed with them.
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def group_parameters(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    is_head: Callable[[str], bool],
+    learning_rate: float,
+    backbone_learning_rate: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Return the parameters that are trained, in groups by learning rate and weight decay.
+
+    Biases and the scales of normalising layers are not decayed, as is usual (He et al., "Bag of
+    tricks for image classification with convolutional neural networks", CVPR 2019, section 3.1).
+
+    Parameters
+    ----------
+    named_parameters : iterable of (str, Parameter)
+        Of the network; frozen ones are left out.
+    is_head : callable
+        Whether a parameter, by its name, is of the head.
+    learning_rate, backbone_learning_rate : float
+        Of the head, and of the rest.
+    weight_decay : float
+        Of the tensors that are decayed.
+
+    Returns
+    -------
+    list of dict
+        Without empty groups.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            groups.setdefault((is_head(name), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": learning_rate if of_head else backbone_learning_rate,
+            "base_lr": learning_rate if of_head else backbone_learning_rate,
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (of_head, decayed), parameters in groups.items()
+    ]

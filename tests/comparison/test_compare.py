@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,19 +235,3 @@ def test_a_test_set_of_which_nothing_can_be_read_is_said(photos: Bunch, tmp_path
         pytest.raises(InputError, match="no image to test on but expected at least 1"),
     ):
         compare(photos, X_test=[broken], y_test=["blue"], skip_unreadable=True)
-
-
-def test_heads_alone_need_no_further_package(photos: Bunch) -> None:
-    code = """
-import sys
-sys.modules["skorch"] = None
-from featx import compare_strategies, load_image_folder
-photos = load_image_folder(sys.argv[1])
-table = compare_strategies(photos.paths, photos.target, strategies="rbf_svm", cv=2).summary()
-print(len(table))
-compare_strategies(photos.paths, photos.target, strategies="last_stage")
-"""
-    folder = str(Path(photos.paths[0]).parent.parent)
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
-    assert done.stdout == "1\n", done.stderr
-    assert done.stderr.splitlines()[-1].startswith("featx.MissingPackageError: Fine-tuning")

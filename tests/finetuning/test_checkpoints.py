@@ -132,9 +132,9 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     # Two candidates in two folds, and the best one on all images: a folder each.
     assert len(list(tmp_path.iterdir())) == 5
     steps: list[int] = []
-    step = training.TrainingNet.train_step
+    step = training._Training._step
     monkeypatch.setattr(
-        training.TrainingNet, "train_step", lambda *given: (steps.append(1), step(*given))[1]
+        training._Training, "_step", lambda *given: (steps.append(1), step(*given))[1]
     )
     search.fit(images, labels)
     assert steps == []
@@ -214,13 +214,13 @@ def test_a_loss_that_is_nan_ends_the_training_with_the_best_weights(
 ) -> None:
     images, labels = make_images(12)
     until = FineTunedClassifier(**OWN | {"schedule": "constant"}, epochs=3).fit(images, labels)
-    get_loss = training.TrainingNet.get_loss
+    measure = training._Training._loss
 
-    def break_down(net: Any, *given: Any, **named: Any) -> torch.Tensor:
-        loss = get_loss(net, *given, **named)
-        return loss * float("nan") if len(net.history) == 4 else loss
+    def break_down(self: Any, *given: Any) -> torch.Tensor:
+        loss = measure(self, *given)
+        return loss * float("nan") if len(self.history) == 3 else loss
 
-    monkeypatch.setattr(training.TrainingNet, "get_loss", break_down)
+    monkeypatch.setattr(training._Training, "_loss", break_down)
     classifier = FineTunedClassifier(**OWN | {"schedule": "constant"}, epochs=6)
     with pytest.warns(ConvergenceWarning, match="became NaN or infinite in epoch 4 of 6") as caught:
         classifier.fit(images, labels)

@@ -1,24 +1,20 @@
-"""The parts below the classifier: pixels, batches, parameter groups, the missing package."""
+"""The parts below the classifier: pixels, batches, parameter groups."""
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import TinyCNN
 
 from featx import FrozenBackbone, Preprocessing
-from featx._errors import MissingPackageError
 from featx._finetuning.assembly import assemble_network
-from featx._finetuning.engine import group_parameters
-from featx._finetuning.requirements import package_required
 from featx._finetuning.samples import Portion, VectorSamples, split_rows
+from featx._finetuning.training import group_parameters
 
 numbers = st.tuples(*[st.floats(0.1, 2) for _ in range(3)])
 
@@ -117,28 +113,14 @@ def test_head_and_backbone_have_groups_of_their_own() -> None:
     }
 
 
-def test_without_skorch_one_line_says_what_to_install() -> None:
+def test_every_public_name_is_there_without_any_extra() -> None:
     code = (
-        "import sys; sys.modules['skorch'] = None\n"
-        "import featx\n"
-        "for name in ('FineTunedClassifier', 'LinearHeadClassifier'):\n"
-        "    try: getattr(featx, name)\n"
-        "    except featx.FeatxError as error: print(error, isinstance(error, ImportError))\n"
-        "from featx import ImageEmbedder, save_model, rank_backbones\n"
-        "print('all else is there')"
+        "import sys\n"
+        "for name in ('skorch', 'pillow_heif', 'matplotlib'): sys.modules[name] = None\n"
+        "from featx import *\n"
+        "import featx, pydoc\n"
+        "assert 'FineTunedClassifier' in pydoc.render_doc(featx)\n"
+        "print(FineTunedClassifier.__module__, LinearHeadClassifier.__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    line = (
-        "Fine-tuning needs the package skorch, which is not installed; run: "
-        "pip install 'featx[finetune]' True"
-    )
-    assert done.stdout.splitlines() == [line, line, "all else is there"], done.stderr
-
-
-def test_what_an_optional_package_itself_misses_keeps_its_own_error() -> None:
-    with (
-        pytest.raises(ModuleNotFoundError, match="surely_absent") as raised,
-        package_required("skorch", "finetune", "Fine-tuning"),
-    ):
-        importlib.import_module("surely_absent")
-    assert not isinstance(raised.value, MissingPackageError)
+    assert done.stdout == "featx featx\n", done.stderr

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from featx._finetuning.threads import fitting_threads
+from featx._finetuning.base import fitting_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
