@@ -18,36 +18,47 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import xxhash
-from featx._extraction.extractor import Extraction
 from pyarrow import parquet as pq
 
 from featx import ImageEmbedder, export_embeddings
+from featx._extraction.contents import PARCEL_IMAGES
+from featx._extraction.parcels import Parcel
 from featx._parquet.columns import embedding_type
 from featx._parquet.files import as_metadata, rows_of_a_group, writer_options
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 DIMENSION = 1280
 WAYS = ("bare", "bare + fsync", "file", "dataset")
-PROVENANCE = {"backbone": "stub", "fingerprint": "0" * 32}
+PROVENANCE = {"backbone": "stub", "recipe": "0" * 32}
 
 
 class StubEmbedder(ImageEmbedder):
-    """Returns the same random vectors for every window."""
+    """Returns the same random vectors for every parcel."""
 
     vectors = np.random.default_rng(0).standard_normal((2**12, DIMENSION), np.float32)
 
-    def open_extractor(self) -> StubEmbedder:
-        """Return what embeds one window after the other."""
-        return self
-
-    def extract(self, X: Any, advance: Any = None) -> Extraction:
-        """Return vectors and digests that cost nearly nothing."""
-        digests: list[bytes | None] = [xxhash.xxh3_128_digest(path) for path in map(str.encode, X)]
-        return Extraction(self.vectors[: len(X)], digests, ())
+    def stream(
+        self,
+        X: Any,
+        *,
+        skip: Any = None,
+        advance: Any = None,
+        use_cache: bool = True,
+    ) -> Iterator[Parcel]:
+        """Yield parcels whose vectors and digests cost nearly nothing."""
+        for start in range(0, len(X), PARCEL_IMAGES):
+            paths = [X[row] for row in range(start, min(start + PARCEL_IMAGES, len(X)))]
+            digests: list[bytes | None] = [
+                xxhash.xxh3_128_digest(path) for path in map(str.encode, paths)
+            ]
+            yield Parcel(start, paths, digests, self.vectors[: len(paths)], ())
 
     def get_provenance(self) -> dict[str, Any]:
         """Return what an export needs to know."""

@@ -19,8 +19,8 @@ from featx._errors import SchemaError as SchemaError
 from featx._errors import StaleEmbedderError as StaleEmbedderError
 from featx._errors import UntrustedModelError as UntrustedModelError
 from featx._errors import WeightsError as WeightsError
+from featx._export.export import ExportSummary as ExportSummary
 from featx._export.export import export_embeddings as export_embeddings
-from featx._export.runs import ExportSummary as ExportSummary
 from featx._finetuning.classifier import FineTunedClassifier as FineTunedClassifier
 from featx._finetuning.linear_head import LinearHeadClassifier as LinearHeadClassifier
 from featx._images.folders import load_image_folder as load_image_folder

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pyarrow import parquet as pq
+from small_networks import TINY
 
 from featx import ImageEmbedder, export_embeddings, read_embeddings
-from featx._export import request, runs
 from featx._parquet import files as parquet_files
 
 if TYPE_CHECKING:
@@ -60,10 +60,9 @@ class Trial:
 
     def export(self, out: Path, count: int = IMAGES) -> None:
         embedder = ImageEmbedder(
-            weights=None,
+            **TINY,
             image_size=32,
             runtime="torch",
-            batch_size=4,
             num_workers=1,
             cache=self.cache,
             on_error="nan",
@@ -131,9 +130,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    # Many windows, row groups and parts out of a few images.
-    request.WINDOW_ROWS = runs.WINDOW_ROWS = 4
-    parquet_files._ROW_GROUP_BYTES = 4 * 1280
+    # Many row groups and parts out of a few images.
+    parquet_files._ROW_GROUP_BYTES = 1
     (arguments.folder / "photos").mkdir()
     pixels = np.random.default_rng(arguments.seed).integers(0, 256, (IMAGES, 24, 24, 3), np.uint8)
     for row, image in enumerate(pixels):

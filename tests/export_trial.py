@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from featx._extraction.extractor import Extraction
 
 from featx import ImageEmbedder
 from featx._errors import DecodeFailure, ImageDecodeError
+from featx._extraction.parcels import Parcel
 from featx._images.digest import digest_content
 from featx._images.sources import describe_item, read_content
+from featx._progress import no_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from featx._extraction.stream import Skip
+    from featx._progress import Advance
 
 DIMENSION = 8
 BROKEN = b"broken"
@@ -24,44 +28,50 @@ class HashEmbedder(ImageEmbedder):
     """Embeds an image as random numbers that its digest seeds; `computed` counts what it did."""
 
     computed: ClassVar[list[bytes]] = []
-    fingerprint: ClassVar[str] = "ab12cd34" * 4
+    recipe: ClassVar[str] = "ab12cd34" * 4
+    parcel_images: ClassVar[int] = 4
     scale: ClassVar[float] = 1.0
 
-    def open_extractor(self) -> HashEmbedder:
-        return self
+    def stream(
+        self,
+        X: Any,
+        *,
+        skip: Skip | None = None,
+        advance: Advance = no_progress,
+        use_cache: bool = True,
+    ) -> Iterator[Parcel]:
+        for start in range(0, len(X), self.parcel_images):
+            items = [X[row] for row in range(start, min(start + self.parcel_images, len(X)))]
+            contents = [self._read(item) for item in items]
+            digests = [None if c is None else digest_content(c) for c in contents]
+            is_skipped = None if skip is None else skip(start, items, digests)
+            vectors = np.full((len(items), DIMENSION), np.nan, np.float32)
+            failures = []
+            for place, (item, content, digest) in enumerate(
+                zip(items, contents, digests, strict=True)
+            ):
+                if is_skipped is not None and is_skipped[place]:
+                    continue
+                if content is None or (isinstance(content, bytes) and content.startswith(BROKEN)):
+                    reason = "no such file" if content is None else "broken"
+                    failure = DecodeFailure(start + place, describe_item(item), reason)
+                    if self.on_error == "raise":
+                        raise ImageDecodeError(failure.source, reason, failure.row)
+                    failures.append(failure)
+                    continue
+                self.computed.append(digest)
+                vectors[place] = vector_of(digest) * self.scale
+            advance(len(items), 0)
+            yield Parcel(start, items, digests, vectors, tuple(failures))
 
-    def digest(self, items: Any) -> list[bytes | None]:
-        digests: list[bytes | None] = []
-        for item in items:
-            try:
-                digests.append(digest_content(read_content(item)))
-            except ImageDecodeError:
-                digests.append(None)
-        return digests
-
-    def extract(self, X: Any, advance: Callable[[int], None] = lambda done: None) -> Extraction:
-        advance(len(X))
-        vectors = np.full((len(X), DIMENSION), np.nan, np.float32)
-        digests: list[bytes | None] = []
-        failures = []
-        for row, item in enumerate(X):
-            try:
-                content = read_content(item)
-                digests.append(digest_content(content))
-                if isinstance(content, bytes) and content.startswith(BROKEN):
-                    raise ImageDecodeError(describe_item(item), "broken")
-            except ImageDecodeError as error:
-                digests[row:] = [digests[row] if len(digests) > row else None]
-                if self.on_error == "raise":
-                    raise ImageDecodeError(error.source, error.reason, row) from None
-                failures.append(DecodeFailure(row, error.source, error.reason))
-                continue
-            self.computed.append(digests[row])
-            vectors[row] = vector_of(digests[row]) * self.scale
-        return Extraction(vectors, digests, tuple(failures))
+    def _read(self, item: Any) -> Any:
+        try:
+            return read_content(item)
+        except ImageDecodeError:
+            return None
 
     def get_provenance(self) -> dict[str, Any]:
-        return {"backbone": "hash", "fingerprint": self.fingerprint}
+        return {"backbone": "hash", "recipe": self.recipe}
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         return np.array([f"hash_{column}" for column in range(DIMENSION)], object)

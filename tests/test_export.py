@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from export_trial import BROKEN, DIMENSION, HashEmbedder, vector_of, write_images
 from pyarrow import parquet as pq
+from small_networks import TINY
 
 from featx import ImageEmbedder, export_embeddings, read_embeddings
 from featx._errors import ImageDecodeError, InputError
-from featx._export import request as request_module
 from featx._images.digest import digest_content
 from featx._parquet import files as parquet_files
 from featx._store.locks import LockedFile
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of 4 images, row groups of 3 rows, parts of 24 rows."""
-    monkeypatch.setattr(request_module, "WINDOW_ROWS", 4)
-    monkeypatch.setattr("featx._export.runs.WINDOW_ROWS", 4)
+def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups of 3 rows, parts of 24 rows; parcels have 4 images."""
     monkeypatch.setattr(parquet_files, "_ROW_GROUP_BYTES", 3 * 4 * DIMENSION)
     monkeypatch.setattr(HashEmbedder, "computed", [])
 
@@ -77,7 +75,7 @@ def test_transform_and_the_export_agree_bit_for_bit(
 ) -> None:
     folder = make_image_folder({"red": 4, "green": 3})
     paths = sorted(str(path) for path in folder.rglob("*.png"))
-    embedder = ImageEmbedder(cache=None)
+    embedder = ImageEmbedder(**TINY, cache=None)
     export_embeddings(paths, out, embedder=embedder)
     assert read_embeddings(out).data.tobytes() == embedder.transform(paths).tobytes()
 
@@ -91,7 +89,7 @@ def test_row_groups_and_parts_have_their_sizes(photos: list[str], tmp_path: Path
     assert [pq.read_metadata(path).num_rows for path in summary.files] == [24, 6]
     for path in summary.files:
         part = read_embeddings(path)
-        assert part.provenance == {"backbone": "hash", "fingerprint": HashEmbedder.fingerprint}
+        assert part.provenance == {"backbone": "hash", "recipe": HashEmbedder.recipe}
 
 
 class MadeOnDemand:
@@ -124,7 +122,7 @@ def test_images_that_are_made_when_taken_are_never_all_there(out: Path) -> None:
     images = MadeOnDemand(60)
     export_embeddings(images, out, embedder=HashEmbedder())
     assert len(read_embeddings(out).data) == 60
-    assert images.most <= 8  # a window, and the one before it
+    assert images.most <= 8  # a parcel, and the one before it
     assert read_embeddings(out).paths.tolist() == [None] * 60
 
 
@@ -149,7 +147,7 @@ def test_images_come_in_any_sequence(kind: Any, photos: list[str], out: Path) ->
         ([[]] * 15 + [["tag"]] * 15, pa.list_(pa.string())),
     ],
 )
-def test_a_column_has_one_type_whatever_its_first_window_holds(
+def test_a_column_has_one_type_whatever_its_first_rows_hold(
     values: Any, kind: pa.DataType, photos: list[str], out: Path
 ) -> None:
     export_embeddings(photos, out, embedder=HashEmbedder(), further={"extra": values})
@@ -161,7 +159,7 @@ def test_a_column_has_one_type_whatever_its_first_window_holds(
 # Images that cannot be read
 
 
-def test_unreadable_images_are_null_rows_even_a_window_of_nothing_else(
+def test_unreadable_images_are_null_rows_even_a_parcel_of_nothing_else(
     tmp_path: Path, out: Path
 ) -> None:
     contents = [BROKEN if 3 <= number < 13 else b"image %d" % number for number in range(20)]
@@ -234,21 +232,21 @@ def refuse(out: Path, photos: list[str], match: str, **parameters: Any) -> None:
     assert snapshot(out.parent) == before
 
 
-def test_another_fingerprint_is_refused_by_both_names(
+def test_another_recipe_is_refused_by_both_names(
     photos: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_embeddings(photos, out, embedder=HashEmbedder())
     HashEmbedder.computed.clear()
-    monkeypatch.setattr(HashEmbedder, "fingerprint", "ef56" * 8)
+    monkeypatch.setattr(HashEmbedder, "recipe", "ef56" * 8)
     refuse(
         out,
         photos,
-        r"holds embeddings of hash \(fingerprint ab12cd34…\), got hash \(fingerprint ef56ef56…\); "
+        r"holds embeddings of hash \(recipe ab12cd34…\), got hash \(recipe ef56ef56…\); "
         r"name another output or pass overwrite=True / --overwrite",
     )
     summary = export_embeddings(photos, out, embedder=HashEmbedder(), overwrite=True)
     assert (summary.rows, summary.new) == (30, 30)
-    assert read_embeddings(out).provenance["fingerprint"] == "ef56" * 8
+    assert read_embeddings(out).provenance["recipe"] == "ef56" * 8
 
 
 def test_another_precision_is_refused(photos: list[str], out: Path) -> None:
@@ -273,7 +271,6 @@ def test_other_columns_of_a_dataset_are_refused_and_a_file_gets_them(
     summary = export_embeddings(
         photos, tmp_path / "out.parquet", embedder=HashEmbedder(), labels=["a"] * 30
     )
-    assert HashEmbedder.computed == []
     assert (summary.kept, summary.replaced) == (0, 30)
     assert read_embeddings(tmp_path / "out.parquet").target.tolist() == ["a"] * 30
 

@@ -2,32 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
+from featx._checks import check_choice, check_flag
 from featx._embedder import ImageEmbedder
-from featx._errors import InputError, did_you_mean
-from featx._export.place import find_place, hold, stored_files
-from featx._export.request import Request
-from featx._export.runs import DatasetExport, ExportSummary, FileExport
-from featx._export.vectors import WindowEmbedder
+from featx._errors import DecodeFailure, ImageDecodeError
+from featx._export.annotations import fit_types, make_annotations
+from featx._export.output import (
+    PartWriter,
+    find_output,
+    hold_output,
+    remove_rows,
+    stored_files,
+    temporary_of,
+)
+from featx._export.stored_rows import StoredRows
+from featx._extraction.contents import checked_images, is_made_on_demand
 from featx._images.digest import DIGEST_BYTES
+from featx._images.sources import describe_item
 from featx._parquet.columns import (
     EMBEDDING,
     LABEL,
     OWN_COLUMNS,
     PRECISIONS,
+    embedding_column,
     embedding_type,
+    narrow_vectors,
+    path_column,
+    text_column,
 )
-from featx._parquet.files import EmbeddingFile, as_metadata
+from featx._parquet.files import EmbeddingFile, as_metadata, open_writer
 from featx._progress import progress_bar
 from featx._public import public
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from featx._export.output import Output
+    from featx._extraction.parcels import Parcel
+    from featx._progress import Advance
+
+
+@public
+@dataclass(frozen=True)
+class ExportSummary:
+    """What an export wrote.
+
+    Attributes
+    ----------
+    rows : int
+        Rows of the output: ``new + kept + replaced``.
+    dimension : int
+        The length of an embedding.
+    failures : tuple of DecodeFailure
+        The images that could not be read; their rows have a null embedding.
+    new : int
+        Rows of images that were not in the output.
+    kept : int
+        Rows that were there before, also those of images that were not asked for.
+    replaced : int
+        Rows of images that were there with another content, label or further column.
+    files : tuple of Path
+        The file, or the parts of the dataset.
+
+    See Also
+    --------
+    featx.export_embeddings : Returns it, with an example.
+    """
+
+    rows: int
+    dimension: int
+    failures: tuple[DecodeFailure, ...]
+    new: int
+    kept: int
+    replaced: int
+    files: tuple[Path, ...]
 
 
 @public
@@ -43,8 +100,9 @@ def export_embeddings(
 ) -> ExportSummary:
     """Embed images and write the embeddings to a Parquet file or to a dataset of parts.
 
-    Images are taken window by window, so that memory does not grow with their number. An output
-    that is there already is gone on from: what it holds is not computed again.
+    Images are taken a few at a time, so that memory does not grow with their number. An output
+    that is there already is gone on from: a dataset by what it holds, a file by what the
+    embedder's cache keeps.
 
     Parameters
     ----------
@@ -59,8 +117,9 @@ def export_embeddings(
         parts ``part-00000.parquet``, …, of about 128 MB, each absent or complete. A further export
         to it adds what is new as new parts, replaces the rows of images whose content, label or
         further columns have changed, tries again what could not be read, and keeps the rows of
-        images that are not among the given ones. An image is the same one by its path, or by its
-        content where it has none.
+        images that are not among the given ones. An image is the same one by its path, however
+        that is spelt, or by its content where it has none. Parts may come from different devices
+        and runtimes; each names its own.
     embedder : ImageEmbedder, optional
         What turns images into embeddings; by default ``ImageEmbedder()``. With
         ``on_error="nan"`` an unreadable image is a row with a null embedding and the reason.
@@ -71,8 +130,8 @@ def export_embeddings(
     precision_out : {"float32", "float16"}, default="float32"
         Of the stored numbers. ``"float16"`` halves the output and rounds to three digits.
     overwrite : bool, default=False
-        Begin anew, in place of whatever is there. Of a folder the parts are removed, and nothing
-        else.
+        Begin anew, in place of whatever is there. Of a folder the parts are removed, once the
+        first new one is whole, and nothing else.
 
     Returns
     -------
@@ -84,10 +143,10 @@ def export_embeddings(
     ImageDecodeError
         When an image cannot be read and the embedder has ``on_error="raise"``, or when none can.
     InputError
-        When labels and images differ in length; when the output holds something else than the same
-        kind of embeddings and ``overwrite`` is False; when another export is writing it; when its
-        folder does not exist; when a value is beyond the range of float16, as an infinite element
-        would make every similarity to that row worthless.
+        When labels and images differ in length; when the output holds something else than
+        embeddings of the same recipe and ``overwrite`` is False; when another export is writing
+        it; when its folder does not exist; when a value is beyond the range of float16, as an
+        infinite element would make every similarity to that row worthless.
 
     Notes
     -----
@@ -108,28 +167,24 @@ def export_embeddings(
     (2, (2, 1280), 'efficientnet_lite0')
     """
     # What can be refused is refused before hours of work.
-    if precision_out not in PRECISIONS:
-        hint = did_you_mean(str(precision_out), PRECISIONS)
-        raise InputError(
-            f"Got precision_out={precision_out!r} but expected 'float32' or 'float16'{hint}"
-        )
-    place = find_place(out)
-    request = Request(images, labels, {} if further is None else further)
+    check_choice("precision_out", precision_out, PRECISIONS)
+    check_flag("overwrite", overwrite)
+    output = find_output(out)
+    items = images if is_made_on_demand(images) and len(images) else checked_images(images)
+    annotations = make_annotations(len(items), labels, {} if further is None else further)
     embedder = ImageEmbedder() if embedder is None else embedder
     provenance = embedder.get_provenance()
     dimension = len(embedder.get_feature_names_out())
-    with hold(place):
-        stored = stored_files(place, provenance, precision_out, overwrite=overwrite)
-        request.adopt_types(_stored_types(stored[0]) if place.is_dataset and stored else None)
-        schema = _make_schema(request.types, dimension, precision_out, provenance)
-        with progress_bar("Embedding", request.total, embedder.progress) as advance:
-            windows = WindowEmbedder(embedder, advance)
-            if not place.is_dataset:
-                return FileExport(request, windows, schema).run(place.path, stored)
-            export = DatasetExport(request, windows, schema)
-            return export.run(
-                place.path, stored, remove_before=place.remove_parts if overwrite else None
-            )
+    with hold_output(output):
+        stored = stored_files(output, provenance, precision_out, overwrite=overwrite)
+        types = _stored_types(stored[0]) if output.is_dataset and stored else None
+        annotations = fit_types(annotations, types)
+        schema = _make_schema(annotations, dimension, precision_out, provenance)
+        with progress_bar("Embedding", len(items), embedder.progress) as advance:
+            export = _Export(embedder, items, annotations, schema, StoredRows(stored), advance)
+            if output.is_dataset:
+                return export.to_dataset(output, stored, overwrite=overwrite)
+            return export.to_file(output.path)
 
 
 def _stored_types(part: Path) -> dict[str, pa.DataType]:
@@ -142,8 +197,12 @@ def _stored_types(part: Path) -> dict[str, pa.DataType]:
 
 
 def _make_schema(
-    types: Mapping[str, pa.DataType], dimension: int, precision: str, provenance: Mapping[str, Any]
+    annotations: Mapping[str, pa.Array],
+    dimension: int,
+    precision: str,
+    provenance: Mapping[str, Any],
 ) -> pa.Schema:
+    types = {name: column.type for name, column in annotations.items()}
     label = {LABEL: types[LABEL]} if LABEL in types else {}
     columns = {
         "path": pa.string(),
@@ -154,3 +213,163 @@ def _make_schema(
         **types,  # a label among them stays where it is
     }
     return pa.schema(columns, metadata=as_metadata(provenance))
+
+
+class _Export:
+    """One export: parcels of embeddings become rows of a file or of a dataset.
+
+    Parameters
+    ----------
+    embedder : ImageEmbedder
+        What computes.
+    items : sequence of images
+        What is asked for.
+    annotations : mapping of str to pyarrow.Array
+        Labels and further columns, one value per image.
+    schema : pyarrow.Schema
+        Of every file.
+    stored : StoredRows
+        What the output holds already.
+    advance : callable
+        Is told how many images are done.
+    """
+
+    def __init__(
+        self,
+        embedder: ImageEmbedder,
+        items: Sequence[Any],
+        annotations: Mapping[str, pa.Array],
+        schema: pa.Schema,
+        stored: StoredRows,
+        advance: Advance,
+    ) -> None:
+        self._embedder = embedder
+        self._items = items
+        self._annotations = annotations
+        self._schema = schema
+        self._stored = stored
+        self._advance = advance
+        self._n_seen = 0
+        self._failures: list[DecodeFailure] = []
+
+    def to_file(self, path: Path) -> ExportSummary:
+        """Write the rows of all images to a file, in place of an older one."""
+        n_kept = 0
+        with open_writer(path, self._schema, temporary_of(path)) as writer:
+            for parcel in self._parcels():
+                table = self._rows(parcel)
+                n_kept += int(self._settle(parcel, table).sum())
+                writer.write(table)
+            self._refuse_if_none_was_read()
+        n_rows, replaced = len(self._items), self._stored.count_replacements()
+        return self._summary(n_rows - n_kept - replaced, n_kept, replaced, [path])
+
+    def to_dataset(
+        self, output: Output, stored: Sequence[Path], *, overwrite: bool
+    ) -> ExportSummary:
+        """Write what is missing as new parts, then rewrite those that hold outdated rows.
+
+        In this order no row is ever lost: a kill between the two leaves both, and the next export
+        removes the old one.
+        """
+
+        def replace_older() -> None:
+            self._refuse_if_none_was_read()
+            output.remove_parts()
+
+        before_first = replace_older if overwrite else None
+        with PartWriter(output.path, len(stored), self._schema, before_first) as parts:
+            for parcel in self._parcels(skip_stored=len(self._stored) > 0):
+                table = self._rows(parcel)
+                is_there = self._settle(parcel, table)
+                parts.write(table.filter(pa.array(~is_there)) if is_there.any() else table)
+            try:
+                self._refuse_if_none_was_read()
+            except ImageDecodeError:
+                parts.remove()
+                raise
+        is_outdated = self._stored.outdated()
+        _remove_outdated(stored, is_outdated)
+        n_kept, replaced = (
+            len(is_outdated) - int(is_outdated.sum()),
+            self._stored.count_replacements(),
+        )
+        return self._summary(parts.rows - replaced, n_kept, replaced, [*stored, *parts.paths])
+
+    def _parcels(self, *, skip_stored: bool = False) -> Iterator[Parcel]:
+        skip = self._find_stored if skip_stored else None
+        for parcel in self._embedder.stream(self._items, skip=skip, advance=self._advance):
+            self._n_seen += len(parcel.items)
+            self._failures.extend(parcel.failures)
+            yield parcel
+
+    def _find_stored(
+        self, start: int, items: Sequence[Any], digests: Sequence[bytes | None]
+    ) -> NDArray[np.bool_]:
+        columns = self._columns_beside(start, items, digests, [None] * len(items))
+        return self._stored.reserve(start, pa.table(columns))
+
+    def _settle(self, parcel: Parcel, table: pa.Table) -> NDArray[np.bool_]:
+        return self._stored.settle(parcel.start, table.drop_columns(EMBEDDING))
+
+    def _rows(self, parcel: Parcel) -> pa.Table:
+        vectors: NDArray[np.floating] = parcel.vectors
+        kind = self._schema.field(EMBEDDING).type
+        if kind.value_type == pa.float16():
+            vectors = narrow_vectors(
+                parcel.vectors, lambda place: describe_item(parcel.items[place])
+            )
+        is_null = None
+        reasons: list[str | None] = [None] * len(vectors)
+        if parcel.failures:
+            is_null = np.zeros(len(vectors), np.bool_)
+            for failure in parcel.failures:
+                is_null[failure.row - parcel.start] = True
+                reasons[failure.row - parcel.start] = failure.reason
+        columns = self._columns_beside(parcel.start, parcel.items, parcel.digests, reasons)
+        columns[EMBEDDING] = embedding_column(vectors, kind, is_null)
+        return pa.table([columns[name] for name in self._schema.names], schema=self._schema)
+
+    def _columns_beside(
+        self,
+        start: int,
+        items: Sequence[Any],
+        digests: Sequence[bytes | None],
+        reasons: Sequence[str | None],
+    ) -> dict[str, pa.Array]:
+        return {
+            "path": path_column(items),
+            "digest": pa.array(digests, pa.binary(DIGEST_BYTES)),
+            "error": text_column("errors", reasons),
+            **{name: of_all.slice(start, len(items)) for name, of_all in self._annotations.items()},
+        }
+
+    def _refuse_if_none_was_read(self) -> None:
+        if len(self._failures) == self._n_seen > 0:
+            first = self._failures[0]
+            which = f"{'first ' if self._n_seen < len(self._items) else ''}{self._n_seen}"
+            reason = (
+                f"{first.reason}; none of the {which} images could be read, so nothing was written"
+            )
+            raise ImageDecodeError(first.source, reason, first.row)
+
+    def _summary(self, new: int, kept: int, replaced: int, files: Sequence[Path]) -> ExportSummary:
+        return ExportSummary(
+            rows=new + kept + replaced,
+            dimension=self._schema.field(EMBEDDING).type.list_size,
+            failures=tuple(self._failures),
+            new=new,
+            kept=kept,
+            replaced=replaced,
+            files=tuple(files),
+        )
+
+
+def _remove_outdated(parts: Sequence[Path], is_outdated: NDArray[np.bool_]) -> None:
+    start = 0
+    for path in parts:
+        with EmbeddingFile(path) as file:
+            of_part = is_outdated[start : start + file.rows]
+        start += len(of_part)
+        if of_part.any():
+            remove_rows(path, of_part)

@@ -206,7 +206,7 @@ def digest_column(digests: Sequence[bytes | None]) -> pa.Array:
     return pa.array(digests, pa.binary(DIGEST_BYTES))
 
 
-def further_column(name: str, values: Sequence[Any]) -> pa.Array:
+def extra_column(name: str, values: Sequence[Any]) -> pa.Array:
     """Return the values of one of the caller's own columns, of any type that Arrow can hold.
 
     Raises
@@ -220,7 +220,7 @@ def further_column(name: str, values: Sequence[Any]) -> pa.Array:
         raise InputError(f"Got a column {name!r} that Arrow cannot hold: {error}") from None
 
 
-def check_further_names(names: Iterable[str]) -> None:
+def check_extra_names(names: Iterable[str]) -> None:
     """Refuse further columns that have the name of one of featx's own.
 
     Raises

@@ -13,16 +13,21 @@ from featx._files import output_file
 from featx._parquet.columns import (
     EMBEDDING,
     TYPES,
-    check_further_names,
+    check_extra_names,
     digest_column,
     embedding_column,
     embedding_type,
-    further_column,
+    extra_column,
     label_column,
     text_column,
 )
-from featx._parquet.files import EmbeddingFile, as_metadata, check_same_maker, open_writer
-from featx._parquet.parts import list_parts
+from featx._parquet.files import (
+    EmbeddingFile,
+    as_metadata,
+    check_same_maker,
+    list_parts,
+    open_writer,
+)
 from featx._public import public
 
 if TYPE_CHECKING:
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
     from sklearn.utils import Bunch
+
+# Row groups whose vectors are kept at hand, of 16 MB each.
+_GROUPS_AT_HAND = 16
 
 
 @public
@@ -95,7 +103,7 @@ def write_embeddings(
     target = output_file(file)
     vectors = _as_vectors(embeddings)
     further = {} if further is None else further
-    check_further_names(further)
+    check_extra_names(further)
     named = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
     named |= {f"values of {name!r}": values for name, values in further.items()}
     for name, values in named.items():
@@ -112,7 +120,7 @@ def write_embeddings(
         EMBEDDING: embedding_column(vectors, embedding_type(vectors.shape[1]), is_null),
         "digest": None if digests is None else digest_column(digests),
         "error": None if errors is None else text_column("errors", errors),
-        **{name: further_column(name, values) for name, values in further.items()},
+        **{name: extra_column(name, values) for name, values in further.items()},
     }
     table = pa.table({name: column for name, column in columns.items() if column is not None})
     metadata = as_metadata({} if provenance is None else provenance)
@@ -177,7 +185,7 @@ def read_embeddings(
         The file cannot be opened, or has no labels although they are asked for.
     SchemaError
         A file is damaged, or none that this version of featx wrote; a part of a dataset is missing,
-        or two parts hold embeddings of different fingerprints.
+        or two parts hold embeddings of different recipes.
 
     Examples
     --------
@@ -209,33 +217,37 @@ def _files_of(path: Path) -> list[Path]:
     return parts
 
 
-def _read(paths: Sequence[Path]) -> dict[str, Any]:
+def _open_each(paths: Sequence[Path]) -> list[EmbeddingFile]:
+    """Return what each file says of itself, and refuse files that differ."""
     # One is open at a time: a dataset may have more parts than a process may have open files.
     files = []
     for path in paths:
         with EmbeddingFile(path) as file:
             files.append(file)
     check_same_maker(files)
+    return files
+
+
+def _read(paths: Sequence[Path]) -> dict[str, Any]:
+    files = _open_each(paths)
     data = np.empty((sum(file.rows for file in files), files[0].dimension), np.float32)
     tables = []
     start = 0
     for path in paths:
         with EmbeddingFile(path) as file:
             file.read_vectors(data[start : start + file.rows])
-            tables.append(file.columns_beside())
+            tables.append(file.read_columns())
         start += file.rows
-    beside = pa.concat_tables(tables)
-    columns = {
-        name: _as_array(beside.column(name)) for name in beside.column_names if name in TYPES
-    }
-    further = [name for name in beside.column_names if name not in TYPES]
+    table = pa.concat_tables(tables)
+    columns = {name: _as_array(table.column(name)) for name in table.column_names if name in TYPES}
+    further = [name for name in table.column_names if name not in TYPES]
     return {
         "data": data,
         "target": columns.get("label"),
         "paths": columns.get("path"),
         "digests": columns.get("digest"),
         "errors": columns.get("error"),
-        "further": {name: beside.column(name).to_pylist() for name in further},
+        "further": {name: table.column(name).to_pylist() for name in further},
         "provenance": files[0].provenance,
     }
 
@@ -244,3 +256,113 @@ def _as_array(column: pa.ChunkedArray) -> NDArray[Any]:
     # A number beside None would become a float beside NaN, so those stay Python objects.
     is_plain = pa.types.is_primitive(column.type) and not column.null_count
     return np.array(column.to_pylist(), column.type.to_pandas_dtype() if is_plain else object)
+
+
+class VectorsByDigest:
+    """The vectors of files of embeddings, found by the digest of their image.
+
+    They are fast to have in about the order of the files; in any other, row groups are read again
+    and again. Images that could not be read have no vector.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        A file, or the parts of a dataset; of one recipe.
+
+    Attributes
+    ----------
+    dimension : int
+        The length of a vector.
+
+    Raises
+    ------
+    SchemaError
+        A file is damaged, or not of the same recipe as the first. So does `look_up`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "photos.parquet")
+    ...     write_embeddings(file, np.eye(2), digests=[b"first" + bytes(11), b"second" + bytes(10)])
+    ...     VectorsByDigest([file]).look_up([b"second" + bytes(10), b"third" + bytes(11)])
+    (array([[ 0.,  1.],
+           [nan, nan]], dtype=float32), array([ True, False]))
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        files = _open_each(paths)
+        self.dimension = files[0].dimension
+        self._groups = [(file, group) for file in files for group in range(len(file.group_rows))]
+        counts = [file.group_rows[group] for file, group in self._groups]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.intp)
+        self._at_hand: dict[int, NDArray[np.float32]] = {}
+        found = [np.empty(0, "S16")]
+        rows = [np.empty(0, np.intp)]
+        for start, (closed, group) in zip(self._starts, self._groups, strict=False):
+            with EmbeddingFile(closed.path) as file:
+                digests = _sound_digests(file.read_columns(group))
+            found.append(np.array(list(digests.values()), "S16"))
+            rows.append(start + np.array(list(digests), np.intp))
+        order = np.argsort(np.concatenate(found), kind="stable")
+        self._digests, self._rows = np.concatenate(found)[order], np.concatenate(rows)[order]
+
+    def look_up(
+        self, digests: Sequence[bytes | None]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the vectors of some images.
+
+        Parameters
+        ----------
+        digests : sequence of bytes or None
+            Of the images.
+
+        Returns
+        -------
+        vectors : ndarray of float32, shape (n, dimension)
+            NaN where there is none.
+        is_found : ndarray of bool, shape (n,)
+            Whether there is one.
+        """
+        vectors = np.full((len(digests), self.dimension), np.nan, np.float32)
+        is_found = np.zeros(len(digests), np.bool_)
+        wanted = {row: digest for row, digest in enumerate(digests) if digest is not None}
+        if not wanted or not len(self._digests):
+            return vectors, is_found
+        keys = np.array(list(wanted.values()), "S16")
+        places = np.minimum(np.searchsorted(self._digests, keys), len(self._digests) - 1)
+        is_there = self._digests[places] == keys
+        targets, rows = np.array(list(wanted))[is_there], self._rows[places[is_there]]
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        for group in np.unique(groups):
+            chosen = groups == group
+            places = rows[chosen] - self._starts[group]
+            vectors[targets[chosen]] = self._read(int(group))[places]
+        is_found[targets] = True
+        return vectors, is_found
+
+    def _read(self, number: int) -> NDArray[np.float32]:
+        vectors = self._at_hand.pop(number, None)
+        if vectors is None:
+            closed, group = self._groups[number]
+            with EmbeddingFile(closed.path) as file:
+                vectors = file.read_group_vectors(group)
+        self._at_hand[number] = vectors  # the last one is the one used last
+        if len(self._at_hand) > _GROUPS_AT_HAND:
+            del self._at_hand[next(iter(self._at_hand))]
+        return vectors
+
+
+def _sound_digests(table: pa.Table) -> dict[int, bytes]:
+    """Return the digests of the rows that have a vector, by their place."""
+    values = {
+        name: table.column(name).to_pylist() if name in table.column_names else None
+        for name in ("digest", "error")
+    }
+    digests = values["digest"] or []
+    errors = values["error"] or [None] * len(digests)
+    return {
+        place: digest
+        for place, (digest, error) in enumerate(zip(digests, errors, strict=True))
+        if digest is not None and error is None
+    }

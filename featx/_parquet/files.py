@@ -1,9 +1,10 @@
-"""One Parquet file of embeddings: written row group by row group, and read so."""
+"""Parquet files of embeddings, alone or as parts of a dataset: written and read by row group."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,11 @@ _PROVENANCE_KEY = b"featx.provenance"
 _ROW_GROUP_BYTES = 16 * 2**20
 # Short vectors bring long paths along, so that rows are limited too.
 _ROW_GROUP_ROWS = 2**17
+
+_PART = re.compile(r"part-(\d{5,})\.parquet")
+
+# What stands in a provenance and moves a vector by a rounding step at most, or names the rest.
+MACHINERY = ("fingerprint", "recipe", "runtime", "device_type", "versions", "weights")
 
 
 def as_metadata(provenance: Mapping[str, Any]) -> dict[bytes, bytes]:
@@ -68,7 +74,7 @@ def writer_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 class EmbeddingWriter:
-    """Takes rows in pieces of any size and writes row groups of the right one.
+    """Takes tables of any number of rows and writes row groups of one size.
 
     Parameters
     ----------
@@ -81,26 +87,26 @@ class EmbeddingWriter:
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer = writer
         self._group_rows = rows_of_a_group(schema)
-        self._pieces: list[pa.Table] = []
+        self._tables: list[pa.Table] = []
         self._waiting = 0
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
         while self._waiting + table.num_rows >= self._group_rows:
             room = self._group_rows - self._waiting
-            self._pieces.append(table.slice(0, room))
+            self._tables.append(table.slice(0, room))
             self._waiting += room
             self.flush()
             table = table.slice(room)
         if table.num_rows:
-            self._pieces.append(table)
+            self._tables.append(table)
             self._waiting += table.num_rows
 
     def flush(self) -> None:
         """Write the rows that wait for others as a row group."""
         if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._pieces), self._group_rows)
-        self._pieces, self._waiting = [], 0
+            self._writer.write_table(pa.concat_tables(self._tables), self._group_rows)
+        self._tables, self._waiting = [], 0
 
 
 @contextlib.contextmanager
@@ -194,8 +200,8 @@ class EmbeddingFile:
     ) -> None:
         self._source.close()
 
-    def columns_beside(self, group: int | None = None) -> pa.Table:
-        """Return all columns but the embeddings, of one row group or of all."""
+    def read_columns(self, group: int | None = None) -> pa.Table:
+        """Return all columns but the embeddings, of a row group or of the whole file."""
         names = [name for name in self.schema.names if name != EMBEDDING]
         with self._refusing_damage():
             if group is not None:
@@ -205,7 +211,7 @@ class EmbeddingFile:
                 raise SchemaError(f"it has {table.num_rows} rows, expected {self.rows}")
             return table
 
-    def rows_of(self, group: int) -> pa.Table:
+    def read_group(self, group: int) -> pa.Table:
         """Return all columns of one row group."""
         with self._refusing_damage():
             return self._parquet.read_row_group(group)
@@ -215,28 +221,28 @@ class EmbeddingFile:
         with self._refusing_damage():
             start = 0
             for group in range(len(self.group_rows)):
-                start += self._read_group(group, out[start:])
+                start += self._fill_vectors(group, out[start:])
             if start != len(out):
                 raise SchemaError(f"it has {start} embeddings, expected {len(out)}")
 
-    def vectors_of(self, group: int) -> NDArray[np.float32]:
+    def read_group_vectors(self, group: int) -> NDArray[np.float32]:
         """Return the embeddings of one row group; NaN where there is none."""
         vectors = np.empty((self.group_rows[group], self.dimension), np.float32)
         with self._refusing_damage():
-            if self._read_group(group, vectors) != len(vectors):
+            if self._fill_vectors(group, vectors) != len(vectors):
                 raise SchemaError(f"its row group {group} has not {len(vectors)} rows")
         return vectors
 
-    def _read_group(self, group: int, out: NDArray[np.float32]) -> int:
+    def _fill_vectors(self, group: int, out: NDArray[np.float32]) -> int:
         column = self._parquet.read_row_group(group, columns=[EMBEDDING]).column(0)
         column = column.combine_chunks()
-        piece = out[: len(column)]
+        vectors = out[: len(column)]
         present = column.flatten().to_numpy().reshape(-1, self.dimension)
         if column.null_count:
-            piece[:] = np.nan
-            piece[column.is_valid().to_numpy(zero_copy_only=False)] = present
+            vectors[:] = np.nan
+            vectors[column.is_valid().to_numpy(zero_copy_only=False)] = present
         else:
-            piece[:] = present
+            vectors[:] = present
         return len(column)
 
     def _check(self) -> None:
@@ -291,14 +297,48 @@ def describe_maker(provenance: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> describe_maker({"backbone": "efficientnet_lite0", "fingerprint": "ab12cd34ef56"})
-    'efficientnet_lite0 (fingerprint ab12cd34…)'
+    >>> describe_maker({"backbone": "efficientnet_lite0", "recipe": "ab12cd34ef56"})
+    'efficientnet_lite0 (recipe ab12cd34…)'
     """
     backbone = provenance.get("backbone", "an unnamed network")
-    fingerprint = provenance.get("fingerprint")
-    if fingerprint is None:
-        return f"{backbone} (no fingerprint)"
-    return f"{backbone} (fingerprint {str(fingerprint)[:8]}…)"
+    for name in ("recipe", "fingerprint"):  # featx 0.1 wrote a number of its own as the recipe
+        if isinstance(provenance.get(name), str):
+            return f"{backbone} ({name} {provenance[name][:8]}…)"
+    return f"{backbone} (no recipe)"
+
+
+def same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether what made some embeddings gives the same vectors as another, up to rounding.
+
+    Parameters
+    ----------
+    first, second : mapping
+        Their provenance. Files of featx 0.1 name no recipe: there all that decides a vector is
+        compared, which is all but the runtime, the device and the versions. What somebody else
+        wrote as a provenance is compared as it is.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> same_recipe({"recipe": "ab12", "runtime": "onnx"}, {"recipe": "ab12", "runtime": "torch"})
+    True
+    """
+    recipes = [made.get("recipe") for made in (first, second)]
+    if all(isinstance(recipe, str) for recipe in recipes):
+        return recipes[0] == recipes[1]
+    if "fingerprint" in first and first["fingerprint"] == second.get("fingerprint"):
+        return True
+    is_described = "weights_sha256" in first and "weights_sha256" in second
+    ignored = MACHINERY if is_described else ("versions",)
+    return _without(first, ignored) == _without(second, ignored)
+
+
+def _without(provenance: Mapping[str, Any], ignored: Sequence[str]) -> str:
+    kept = {name: value for name, value in provenance.items() if name not in ignored}
+    return json.dumps(kept, sort_keys=True)
 
 
 def check_same_maker(files: Sequence[EmbeddingFile]) -> None:
@@ -307,12 +347,11 @@ def check_same_maker(files: Sequence[EmbeddingFile]) -> None:
     Raises
     ------
     SchemaError
-        Two of them differ in fingerprint, dimension, precision or columns; both are named.
+        Two of them differ in recipe, dimension, precision or columns; both are named.
     """
     first = files[0]
     for file in files[1:]:
-        maker = file.provenance.get("fingerprint", file.provenance)
-        if maker != first.provenance.get("fingerprint", first.provenance):
+        if not same_recipe(file.provenance, first.provenance):
             raise SchemaError(
                 f"{str(first.path)!r} holds embeddings of {describe_maker(first.provenance)} but "
                 f"{str(file.path)!r} those of {describe_maker(file.provenance)}; expected parts "
@@ -323,3 +362,56 @@ def check_same_maker(files: Sequence[EmbeddingFile]) -> None:
                 f"{str(first.path)!r} and {str(file.path)!r} have different columns; expected "
                 "parts of one dataset"
             )
+
+
+def part_name(number: int) -> str:
+    """Return the name of a part.
+
+    Examples
+    --------
+    >>> part_name(3)
+    'part-00003.parquet'
+    """
+    return f"part-{number:05}.parquet"
+
+
+def is_part_name(name: str) -> bool:
+    """Return whether a file is a part, by its name."""
+    return _PART.fullmatch(name) is not None
+
+
+def list_parts(folder: Path) -> list[Path]:
+    """Return the parts of a dataset, in their order; hidden files are passed over.
+
+    Parameters
+    ----------
+    folder : Path
+        The dataset.
+
+    Returns
+    -------
+    list of Path
+        Empty where there are none.
+
+    Raises
+    ------
+    SchemaError
+        A part is missing between two others, or another Parquet file lies beside them, which other
+        readers would take for one.
+    """
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    matches = {name: _PART.fullmatch(name) for name in names}
+    numbers = sorted(int(match[1]) for match in matches.values() if match is not None)
+    foreign = sorted(name for name in names if name.endswith(".parquet") and not matches[name])
+    if foreign:
+        raise SchemaError(
+            f"{str(folder)!r} holds {foreign[0]!r}, which is no part of a dataset; expected "
+            f"{part_name(0)!r}, {part_name(1)!r}, …"
+        )
+    for expected, number in enumerate(numbers):
+        if number != expected:
+            raise SchemaError(
+                f"{str(folder)!r} has no {part_name(expected)!r} but a {part_name(number)!r}; a "
+                "part of this dataset is missing"
+            )
+    return [folder / part_name(number) for number in numbers]

@@ -1,4 +1,4 @@
-"""Where an export goes: a file or a dataset, held by one process, without leftovers."""
+"""The output of an export: a file or a dataset, written by one process, without leftovers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from featx._errors import InputError, SchemaError
-from featx._parquet.files import EmbeddingFile, check_same_maker, describe_maker
-from featx._parquet.parts import is_part_name, list_parts
+from featx._parquet.files import (
+    MACHINERY,
+    EmbeddingFile,
+    check_same_maker,
+    describe_maker,
+    is_part_name,
+    list_parts,
+    open_writer,
+    part_name,
+    rows_of_a_group,
+    same_recipe,
+)
 from featx._store.locks import LockedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
     from typing import Any
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from featx._parquet.files import EmbeddingWriter
+
 _SUFFIX = ".parquet"
-ADVICE = "name another output or pass overwrite=True / --overwrite"
+# About 128 MB: what is lost at most when an export is killed, and a size readers like.
+_GROUPS_OF_A_PART = 8
+_ADVICE = "name another output or pass overwrite=True / --overwrite"
 
 
 @dataclass(frozen=True)
-class Place:
+class Output:
     """The file, or the folder of a dataset, that an export writes."""
 
     path: Path
@@ -63,7 +83,7 @@ def _is_temporary_part(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp") and is_part_name(name[1:-4])
 
 
-def find_place(out: str | os.PathLike[str]) -> Place:
+def find_output(out: str | os.PathLike[str]) -> Output:
     """Decide whether an output is a file or a dataset.
 
     Parameters
@@ -74,7 +94,7 @@ def find_place(out: str | os.PathLike[str]) -> Place:
 
     Returns
     -------
-    Place
+    Output
 
     Raises
     ------
@@ -94,7 +114,7 @@ def find_place(out: str | os.PathLike[str]) -> Place:
         raise InputError(f"Got {text} to write to, but it is a file; expected a folder")
     if not path.parent.is_dir():
         raise InputError(f"Got {text} to write to, but its folder does not exist; make it first")
-    return Place(path, is_dataset)
+    return Output(path, is_dataset)
 
 
 class _OutputLock(LockedFile):
@@ -109,7 +129,7 @@ class _OutputLock(LockedFile):
 
 
 @contextlib.contextmanager
-def hold(place: Place) -> Iterator[None]:
+def hold_output(output: Output) -> Iterator[None]:
     """Keep other exports out, and remove what a dead one left behind.
 
     A dataset's folder is made, and is removed again if it stays empty.
@@ -118,34 +138,34 @@ def hold(place: Place) -> Iterator[None]:
     ------
     InputError
         Another export is writing there now.
-        Or the place cannot be written.
+        Or the output cannot be written.
     """
-    is_new = place.is_dataset and not place.path.exists()
+    is_new = output.is_dataset and not output.path.exists()
     try:
         try:
             if is_new:
-                place.path.mkdir(exist_ok=True)
-            lock = _acquire(place)
+                output.path.mkdir(exist_ok=True)
+            lock = _acquire(output)
         except OSError as error:
-            raise InputError(f"Cannot write {place.path}: {error.strerror}") from error
+            raise InputError(f"Cannot write {output.path}: {error.strerror}") from error
         try:
-            for path in place.leftovers():
+            for path in output.leftovers():
                 path.unlink()
             yield
         finally:
             # Removed while it is held: nobody else can hold a lock on a file of this name.
             with contextlib.suppress(OSError):
-                place.lock.unlink()
+                output.lock.unlink()
             lock.close()
     finally:
         if is_new:
             with contextlib.suppress(OSError):
-                place.path.rmdir()
+                output.path.rmdir()
 
 
-def _acquire(place: Place) -> _OutputLock:
+def _acquire(output: Output) -> _OutputLock:
     while True:
-        lock = _OutputLock(place.lock, create=True)
+        lock = _OutputLock(output.lock, create=True)
         try:
             is_held = lock.try_lock()
         except OSError:
@@ -153,22 +173,22 @@ def _acquire(place: Place) -> _OutputLock:
         if not is_held:
             lock.close()
             raise InputError(
-                f"Got {place.path} to write to, but another export is writing it now; wait until "
+                f"Got {output.path} to write to, but another export is writing it now; wait until "
                 "it has ended, or name another output"
             )
-        if lock.is_at(place.lock):
+        if lock.is_at(output.lock):
             return lock
         lock.close()
 
 
 def stored_files(
-    place: Place, provenance: Mapping[str, Any], precision: str, *, overwrite: bool
+    output: Output, provenance: Mapping[str, Any], precision: str, *, overwrite: bool
 ) -> list[Path]:
     """Return the files that an export goes on from.
 
     Parameters
     ----------
-    place : Place
+    output : Output
         The output.
     provenance : mapping
         What is going to make the embeddings.
@@ -189,11 +209,11 @@ def stored_files(
     """
     if overwrite:
         return []
-    if not place.is_dataset:
-        paths = [place.path] if place.path.exists() else []
+    if not output.is_dataset:
+        paths = [output.path] if output.path.exists() else []
     else:
-        _refuse_foreign_files(place.path)
-        paths = list_parts(place.path)
+        _refuse_foreign_files(output.path)
+        paths = list_parts(output.path)
     files = []
     try:
         for path in paths:
@@ -202,7 +222,7 @@ def stored_files(
         if files:
             check_same_maker(files)
     except SchemaError as error:
-        raise InputError(f"{error}; {ADVICE}") from error
+        raise InputError(f"{error}; {_ADVICE}") from error
     for file in files:
         _refuse_other(file, provenance, precision)
     return paths
@@ -212,26 +232,137 @@ def _refuse_foreign_files(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if not path.name.startswith(".") and not is_part_name(path.name):
             raise InputError(
-                f"{folder} holds {path.name!r}, which is no part of an export; {ADVICE}"
+                f"{folder} holds {path.name!r}, which is no part of an export; {_ADVICE}"
             )
 
 
 def _refuse_other(file: EmbeddingFile, provenance: Mapping[str, Any], precision: str) -> None:
-    if file.provenance.get("fingerprint") != provenance["fingerprint"]:
+    if not same_recipe(file.provenance, provenance):
         raise InputError(
             f"{file.path} holds embeddings of {describe_maker(file.provenance)}, got "
-            f"{describe_maker(provenance)}{_differences(file.provenance, provenance)}; {ADVICE}"
+            f"{describe_maker(provenance)}{_differences(file.provenance, provenance)}; {_ADVICE}"
         )
     if file.precision != precision:
         raise InputError(
-            f"{file.path} holds embeddings in {file.precision}, got {precision}; {ADVICE}"
+            f"{file.path} holds embeddings in {file.precision}, got {precision}; {_ADVICE}"
         )
 
 
 def _differences(stored: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     names = [
-        name
-        for name, value in made.items()
-        if name not in ("fingerprint", "versions") and stored.get(name) != value
+        name for name, value in made.items() if name not in MACHINERY and stored.get(name) != value
     ]
     return f", which differ in {', '.join(names)}" if names else ""
+
+
+class PartWriter:
+    """Takes tables of any number of rows and adds parts to a dataset.
+
+    A part gets its name when it is whole. Used as a context manager; when the block ends with an
+    error, what was not whole is gone.
+
+    Parameters
+    ----------
+    folder : Path
+        The dataset.
+    number : int
+        Of the first part to write.
+    schema : pyarrow.Schema
+        Of every part.
+    before_first : callable, optional
+        Is called when the first part is whole, before it gets its name.
+
+    Attributes
+    ----------
+    paths : list of Path
+        The parts that are whole.
+    rows : int
+        How many rows were taken.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        schema: pa.Schema,
+        before_first: Callable[[], None] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._before_first = before_first
+        self._number = number
+        self._schema = schema
+        self._part_rows = _GROUPS_OF_A_PART * rows_of_a_group(schema)
+        self._open = contextlib.ExitStack()
+        self._writer: EmbeddingWriter | None = None
+        self._filled = 0
+        self.paths: list[Path] = []
+        self.rows = 0
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._open.__exit__(kind, error, traceback)
+            return
+        with self._open:
+            self._finish_part()
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+        self.rows += table.num_rows
+        while table.num_rows:
+            if self._writer is None:
+                path = self._folder / part_name(self._number)
+                self._writer = self._open.enter_context(
+                    open_writer(path, self._schema, temporary_of(path))
+                )
+            rows = table.slice(0, self._part_rows - self._filled)
+            self._writer.write(rows)
+            self._filled += rows.num_rows
+            if self._filled == self._part_rows:
+                self._finish_part()
+            table = table.slice(rows.num_rows)
+
+    def remove(self) -> None:
+        """Remove the parts that were written."""
+        for path in reversed(self.paths):
+            path.unlink()
+        self.paths.clear()
+
+    def _finish_part(self) -> None:
+        if self._writer is None:
+            return
+        if self._before_first is not None and not self.paths:
+            self._before_first()
+        self._open.close()
+        self.paths.append(self._folder / part_name(self._number))
+        self._number += 1
+        self._writer = None
+        self._filled = 0
+
+
+def remove_rows(path: Path, is_removed: NDArray[np.bool_]) -> None:
+    """Write a part anew without some of its rows; a part of no rows stays as one.
+
+    Parameters
+    ----------
+    path : Path
+        The part.
+    is_removed : ndarray of bool, shape (rows,)
+        Which rows go.
+    """
+    with (
+        EmbeddingFile(path) as old,
+        open_writer(path, old.schema, temporary_of(path)) as writer,
+    ):
+        start = 0
+        for group, rows in enumerate(old.group_rows):
+            is_kept = pa.array(~is_removed[start : start + rows])
+            writer.write(old.read_group(group).filter(is_kept))
+            start += rows

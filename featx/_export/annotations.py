@@ -1,0 +1,116 @@
+"""What stands beside the images of an export: labels and further columns, as Arrow holds them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from featx._errors import InputError
+from featx._parquet.columns import LABEL, check_extra_names, extra_column, label_column
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+
+def make_annotations(
+    n_images: int, labels: Sequence[Any] | None, extras: Mapping[str, Sequence[Any]]
+) -> dict[str, pa.Array]:
+    """Return labels and further columns, each with one value per image.
+
+    Parameters
+    ----------
+    n_images : int
+        How many images there are.
+    labels : sequence, optional
+        One per image.
+    extras : mapping of str to sequence
+        More columns.
+
+    Returns
+    -------
+    dict of str to pyarrow.Array
+
+    Raises
+    ------
+    InputError
+        Something is not one per image, or Arrow cannot hold it.
+    """
+    check_extra_names(extras)
+    if labels is not None and len(labels) != n_images:
+        raise InputError(
+            f"Got {n_images} images and {len(labels)} labels but expected one label per image"
+        )
+    for name, values in extras.items():
+        if len(values) != n_images:
+            raise InputError(
+                f"Got {len(values)} values of {name!r} for {n_images} images, expected one for each"
+            )
+    columns = {} if labels is None else {LABEL: label_column(labels)}
+    columns |= {name: extra_column(name, values) for name, values in extras.items()}
+    return {name: _plain(column) for name, column in columns.items()}
+
+
+def fit_types(
+    annotations: Mapping[str, pa.Array], stored: Mapping[str, pa.DataType] | None
+) -> dict[str, pa.Array]:
+    """Return labels and further columns in the types that they are written with.
+
+    Parameters
+    ----------
+    annotations : mapping of str to pyarrow.Array
+        As `make_annotations` returns them.
+    stored : mapping of str to pyarrow.DataType, optional
+        The types that an output has already.
+
+    Returns
+    -------
+    dict of str to pyarrow.Array
+
+    Raises
+    ------
+    InputError
+        The output has other columns, or of types that cannot hold these values.
+    """
+    if stored is None:
+        # A column of nothing but gaps is one whose values are still to come.
+        return {
+            name: column.cast(pa.string()) if pa.types.is_null(column.type) else column
+            for name, column in annotations.items()
+        }
+    if stored.keys() != annotations.keys():
+        raise InputError(
+            f"Got the columns {sorted(annotations)} but the output has {sorted(stored)}, "
+            "expected the same"
+        )
+    return {name: _cast(name, column, stored[name]) for name, column in annotations.items()}
+
+
+def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return a column of a type that does not depend on what it was made from."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    # Text is one type, whether it comes from a list or from pandas.
+    return column.cast(pa.string()) if column.type == pa.large_string() else column
+
+
+def _cast(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if column.type == kind:
+        return column
+    schemas = [pa.schema([("values", of_one)]) for of_one in (column.type, kind)]
+    try:
+        common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        common = None
+    if common != kind:
+        raise InputError(
+            f"Got the column {name!r} of type {column.type} but in the output it is of {kind}, "
+            "expected the same"
+        )
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as error:
+        raise InputError(f"Got values of {name!r} that {kind} cannot hold: {error}") from None
