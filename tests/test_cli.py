@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from featx import __version__, load_model, read_embeddings
 from featx import _cli as cli
-from featx import load_model, read_embeddings
+from featx._cli.printing import print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -349,6 +351,44 @@ def test_backbones_lists_the_default_as_installed(featx: Callable[..., Outcome])
     entries = {entry["name"]: entry for entry in json.loads(featx("backbones", "--json").out)}
     assert entries["efficientnet_lite0"]["installed"]
     assert entries["efficientnet_lite0"]["dimension"] == 1280
+
+
+def test_what_is_no_number_is_null_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"scores": [np.nan, (1.5, np.inf)], "best": {"knn": -np.inf, "rank": 1}})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "scores": [None, [1.5, None]],
+        "best": {"knn": None, "rank": 1},
+    }
+
+
+def test_a_narrow_terminal_shortens_no_name_and_no_figure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    cells = ["efficientnet_lite0", *(f"{number / 7:.12f}" for number in range(9))]
+    print_table([f"column {number}" for number in range(10)], [cells])
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1].split() == cells
+
+
+def test_every_command_with_an_embedder_has_the_same_options(
+    featx: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shared = {"--layers", "--pooling", "--views", "--image-size", "--device", "--cache"}
+    for command in ("embed", "select", "rank", "compare"):
+        assert shared <= set(featx(command, "--help").out.split()), command
+
+
+def test_the_version_is_printed_and_the_package_can_be_run(
+    featx: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert featx("--version") == (0, f"featx {__version__}\n", "")
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module("featx", run_name="__main__", alter_sys=True)
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out == f"featx {__version__}\n"
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import graphlib
 import importlib
 import inspect
 import pkgutil
@@ -91,6 +93,7 @@ def test_upper_floors_know_lower_floors_and_never_the_other_way() -> None:
         {"_selection"},
         {"_comparison"},
         {"_cli"},
+        {"__main__"},
     ]
     height = {room: floor for floor, rooms in enumerate(floors) for room in rooms}
     package = ROOT / "featx"
@@ -100,3 +103,44 @@ def test_upper_floors_know_lower_floors_and_never_the_other_way() -> None:
             continue
         for room in re.findall(r"(?:from|import) featx\.(\w+)", path.read_text(encoding="utf-8")):
             assert room == own or height[room] < height[own], f"{path} imports {room}"
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules of featx that a file imports, but for types."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        node
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
+        for node in ast.walk(test)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # What is imported from a package may be a file in it.
+            files = {f"{node.module}.{name.name}" for name in node.names}.intersection(MODULES)
+            found.update(files or {node.module})
+    return found.intersection(MODULES)
+
+
+# Imports that close a circle today: (who imports, what).
+CIRCLES = [
+    ("featx._backbones.frozen", "featx._backbones.providers"),
+    ("featx._backbones.timm_networks", "featx._backbones.catalog"),
+    ("featx._backbones.torchvision_networks", "featx._backbones.catalog"),
+]
+
+
+def test_no_file_imports_what_imports_it() -> None:
+    graph = {}
+    for module in MODULES:
+        path = ROOT.joinpath(*module.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        graph[module] = imports_of(file) - {module}
+    for importing, imported in CIRCLES:
+        graph.get(importing, set()).discard(imported)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, with the circle

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
@@ -18,13 +19,33 @@ from featx._cli.predict import predict
 from featx._cli.rank import rank
 from featx._cli.select import select
 from featx._errors import FeatxError
+from featx._version import __version__
 
 app = typer.Typer(
-    help="Images become the embeddings of a frozen, pretrained CNN, ready for scikit-learn.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"featx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all_commands(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Images become the embeddings of a frozen, pretrained CNN, ready for scikit-learn."""
+
+
 for _command in (embed, select, rank, compare, predict):
     app.command()(_command)
 app.add_typer(backbones, name="backbones")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featx._cli.options import AsJson
 from featx._cli.printing import print_json, print_table
 from featx._errors import InputError
 
@@ -39,7 +40,6 @@ Folder = Annotated[
         help="The cache's folder; 'auto' is that of FEATX_CACHE, else the user's cache folder.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer(
     name="cache",

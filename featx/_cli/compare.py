@@ -8,30 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.inputs import (
-    advice_on_unreadable,
-    load_labelled,
-    make_embedder,
-    skipped_of,
-    split_names,
-)
+from featx._cli.inputs import advice_on_unreadable, load_labelled, skipped_of
 from featx._cli.options import (
     LABEL,
     AsJson,
-    Backbone,
-    Cache,
-    Device,
     Images,
     LabelColumn,
-    Layers,
     PathColumn,
-    Pooling,
     SkipUnreadable,
-    Views,
-    Weights,
+    TestImages,
+    split_names,
+    with_embedder_options,
 )
 from featx._cli.printing import (
-    json_row,
     print_json,
     print_table,
     report_skipped,
@@ -47,12 +36,11 @@ if TYPE_CHECKING:
     from featx._comparison.comparison import Comparison
 
 
+@with_embedder_options("runtime", "precision")
 def compare(
     data: Images,
-    test: Annotated[
-        Path | None,
-        typer.Option(help="Held-out images, as a folder or a table; then there are no folds."),
-    ] = None,
+    embedder: Any,
+    test: TestImages = None,
     strategies: Annotated[
         str,
         typer.Option(
@@ -68,7 +56,9 @@ def compare(
             "learning curves."
         ),
     ] = "all",
-    folds: Annotated[int, typer.Option("--cv", min=2, help="Folds of the cross-validation.")] = 3,
+    folds: Annotated[
+        int, typer.Option("--cv", min=2, help="Folds of the cross-validation; none with --test.")
+    ] = 3,
     epochs: Annotated[
         int, typer.Option(min=1, help="Passes over the images when layers are trained.")
     ] = 10,
@@ -79,16 +69,6 @@ def compare(
         Path | None,
         typer.Option(help="A CSV file with a row per training, kept as they are done."),
     ] = None,
-    backbone: Backbone = "efficientnet_lite0",
-    weights: Weights = "default",
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the network's input in pixels.")
-    ] = None,
-    layers: Layers = "penultimate",
-    pooling: Pooling = "avg",
-    views: Views = "center",
-    device: Device = "auto",
-    cache: Cache = "auto",
     skip_unreadable: SkipUnreadable = False,
     path_column: PathColumn = "path",
     label_column: LabelColumn = LABEL,
@@ -113,16 +93,7 @@ def compare(
             X_test=None if test_images is None else test_images.data,
             y_test=None if test_images is None else test_images.target,
             strategies=strategies if strategies in ("default", "all") else split_names(strategies),
-            embedder=make_embedder(
-                backbone,
-                weights=weights,
-                image_size=image_size,
-                layers=layers,
-                pooling=pooling,
-                views=views,
-                device=device,
-                cache=cache,
-            ),
+            embedder=embedder(),
             labels_per_class=[_parse_budget(part) for part in split_names(labels_per_class)],
             cv=folds,
             epochs=epochs,
@@ -132,7 +103,7 @@ def compare(
         )
     report_skipped([path for found in (images, test_images) for path in skipped_of(found)])
     if as_json:
-        rows = [json_row(row) for row in comparison.summary().to_dict("records")]
+        rows = comparison.summary().to_dict("records")
         print_json({"strategies": rows, "verdict": comparison.verdict()})
         return
     _print_comparison(comparison, folds if test is None else None)

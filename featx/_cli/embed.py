@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from featx._cli.inputs import load_unlabelled, make_embedder
-from featx._cli.options import (
-    AsJson,
-    Backbone,
-    Cache,
-    Device,
-    ImagesOrList,
-    Layers,
-    PathColumn,
-    Pooling,
-    Precision,
-    Runtime,
-    Views,
-    Weights,
-)
+from featx._cli.inputs import load_unlabelled
+from featx._cli.options import AsJson, ImagesOrList, PathColumn, with_embedder_options
 from featx._cli.printing import print_json, report_failures, report_skipped
 
 
@@ -32,6 +19,7 @@ class PrecisionOut(StrEnum):
     FLOAT16 = "float16"
 
 
+@with_embedder_options()
 def embed(
     images: ImagesOrList,
     # Text, as a path would lose the slash at its end.
@@ -39,19 +27,11 @@ def embed(
         str,
         typer.Option(help="A .parquet file, or a folder (as in 'photos/') for a dataset of parts."),
     ],
-    backbone: Backbone = "efficientnet_lite0",
-    weights: Weights = "default",
-    layers: Layers = "penultimate",
-    pooling: Pooling = "avg",
-    views: Views = "center",
-    device: Device = "auto",
-    runtime: Runtime = "auto",
-    precision: Precision = "float32",
+    embedder: Any,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images per forward; by device and memory if not given."),
     ] = None,
-    cache: Cache = "auto",
     path_column: PathColumn = "path",
     label_column: Annotated[
         str | None, typer.Option(help="The table's column of labels; 'label' if there is one.")
@@ -71,26 +51,13 @@ def embed(
     exit code is then 1.
     """
     found = load_unlabelled(images, path_column, label_column)
-    embedder = make_embedder(
-        backbone,
-        weights=weights,
-        layers=layers,
-        pooling=pooling,
-        views=views,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        cache=cache,
-        batch_size=batch_size or "auto",
-        on_error="nan",
-    )
 
     from featx._export import export_embeddings
 
     summary = export_embeddings(
         found.paths,
         out,
-        embedder=embedder,
+        embedder=embedder(batch_size=batch_size or "auto", on_error="nan"),
         labels=found.labels,
         further=found.further,
         precision_out=precision_out.value,

@@ -14,8 +14,6 @@ from featx._errors import ImageDecodeError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from featx._embedder import ImageEmbedder
-
 _STANDARD_INPUT = Path("-")
 
 
@@ -60,48 +58,6 @@ def load_unlabelled(images: Path, path_column: str, label_column: str | None) ->
         return Found([str(images)])
     paths, skipped = find_images(images)
     return Found(paths, skipped=skipped)
-
-
-def make_embedder(
-    backbone: str,
-    *,
-    layers: str,
-    pooling: str,
-    cache: str,
-    **params: Any,
-) -> ImageEmbedder:
-    """Return the embedder that the options describe.
-
-    Parameters
-    ----------
-    backbone : str
-        The network.
-    layers, pooling : str
-        One or several, separated by commas.
-    cache : str
-        ``"none"``, or as `ImageEmbedder` takes it.
-    **params
-        Further parameters of `ImageEmbedder`.
-    """
-    from featx import ImageEmbedder
-
-    return ImageEmbedder(
-        backbone,
-        layers=_one_or_several(layers),
-        pooling=_one_or_several(pooling),
-        cache=cache,
-        **params,
-    )
-
-
-def split_names(names: str) -> list[str]:
-    """Return the names that commas separate."""
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _one_or_several(names: str) -> str | list[str]:
-    parts = [name.strip() for name in names.split(",")]
-    return parts[0] if len(parts) == 1 else parts
 
 
 @contextmanager

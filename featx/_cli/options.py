@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,30 +18,105 @@ ImagesOrList = Annotated[
     Path,
     typer.Argument(help=f"{_IMAGES}, or - for a list on standard input, one path a line."),
 ]
-Backbone = Annotated[str, typer.Option(help="The network; see 'featx backbones'.")]
 Weights = Annotated[
     str, typer.Option(help="'default', a tag, or a .safetensors or .pth file of the network.")
 ]
-Layers = Annotated[str, typer.Option(help="Layers to take, separated by commas; or 'multilevel'.")]
-Pooling = Annotated[
-    str, typer.Option(help="One for all layers or one for each: 'avg', 'max', 'gem', 'grid2', …")
-]
-Views = Annotated[
-    str, typer.Option(help="'center', 'flip', 'five_crops', 'ten_crops' or 'multiscale'.")
-]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …")]
-Runtime = Annotated[
-    str, typer.Option(help="What executes the network: 'auto', 'onnx', 'torch' or 'compile'.")
-]
-Precision = Annotated[
-    str, typer.Option(help="Of the network's arithmetic: 'float32' or 'bfloat16'.")
-]
 Cache = Annotated[
     str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'off' keeps none.")
 ]
+OutTable = Annotated[Path | None, typer.Option(help="A CSV file for the whole table.")]
+TestImages = Annotated[Path | None, typer.Option(help="Held-out images, as a folder or a table.")]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PathColumn = Annotated[str, typer.Option(help="The table's column of paths.")]
 LabelColumn = Annotated[str, typer.Option(help="The table's column of labels.")]
+
+
+def make_embedder(
+    backbone: Annotated[
+        str, typer.Option(help="The network; see 'featx backbones'.")
+    ] = "efficientnet_lite0",
+    weights: Weights = "default",
+    layers: Annotated[
+        str, typer.Option(help="Layers to take, separated by commas; or 'multilevel'.")
+    ] = "penultimate",
+    pooling: Annotated[
+        str,
+        typer.Option(help="One for all layers or one for each: 'avg', 'max', 'gem', 'grid2', …"),
+    ] = "avg",
+    views: Annotated[
+        str, typer.Option(help="'center', 'flip', 'five_crops', 'ten_crops' or 'multiscale'.")
+    ] = "center",
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the network's input in pixels; its own if not given."),
+    ] = None,
+    device: Device = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="What executes the network: 'auto', 'onnx', 'torch' or 'compile'.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the network's arithmetic: 'float32' or 'bfloat16'.")
+    ] = "float32",
+    cache: Cache = "auto",
+    **params: Any,
+) -> Any:
+    """Return the `ImageEmbedder` that the options describe; ``params`` are its others."""
+    from featx import ImageEmbedder
+
+    return ImageEmbedder(
+        backbone,
+        weights=weights,
+        layers=_one_or_several(layers),
+        pooling=_one_or_several(pooling),
+        views=views,
+        image_size=image_size,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        cache=cache,
+        **params,
+    )
+
+
+def with_embedder_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `make_embedder`, but for those named.
+
+    The command has a parameter ``embedder``: a function that makes the embedder of these options,
+    which is called where the work begins.
+    """
+    options = [
+        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for option in inspect.signature(make_embedder, eval_str=True).parameters.values()
+        if option.name not in without and option.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [option for option in signature.parameters.values() if option.name != "embedder"]
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            shared = {option.name: values.pop(option.name) for option in options}
+            command(**values, embedder=partial(make_embedder, **shared))
+
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in own]
+            + options
+        )
+        return run
+
+    return decorate
+
+
+def split_names(names: str) -> list[str]:
+    """Return the names that commas separate."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _one_or_several(names: str) -> str | list[str]:
+    parts = [name.strip() for name in names.split(",")]
+    return parts[0] if len(parts) == 1 else parts

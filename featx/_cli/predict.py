@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from featx._cli.inputs import advice_on_unreadable, load_unlabelled
-from featx._cli.options import AsJson, Cache, Device, ImagesOrList, PathColumn, SkipUnreadable
+from featx._cli.options import (
+    AsJson,
+    Cache,
+    Device,
+    ImagesOrList,
+    PathColumn,
+    SkipUnreadable,
+)
 from featx._cli.printing import print_json, report_failures, report_skipped
 
 

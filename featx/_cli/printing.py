@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from featx._errors import DecodeFailure
 
-_WIDTH_OF_A_PIPE = 1000
+_WIDTH = 1000  # no table is wider
 
 
 def report_skipped(skipped: Sequence[str]) -> None:
@@ -53,18 +52,17 @@ def warnings_as_remarks() -> Iterator[None]:
                     typer.echo(f"Warning: {warning.message}", err=True)
 
 
-def json_row(row: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a row in which what is no number is null: JSON has neither NaN nor infinity."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }
-
-
 def print_json(value: Any) -> None:
-    """Print a result for programs."""
-    # NaN is not JSON: whoever reads this must not need a parser that takes it.
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    """Print a result for programs; what is no finite number is null, as JSON has no NaN."""
+    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -72,12 +70,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for number, title in enumerate(header):
-        # The names in the first column are what people copy: they are never shortened.
-        table.add_column(title, no_wrap=number == 0)
+    table = Table(*header, box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for row in rows:
         table.add_row(*row)
-    # A pipe has no width to fit into, and a wrapped table is one that no program can read.
-    width = None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE
-    Console(width=width).print(table)
+    # A line longer than the terminal goes on in the next one: names and figures are what people
+    # copy, and are never shortened.
+    Console(width=_WIDTH).print(table)
+
+
+def figure(value: float | None, form: str, unit: str = "", *, missing: str = "–") -> str:
+    """Return a figure for people, or what stands for one that is not there."""
+    return missing if value is None or math.isnan(value) else f"{value:{form}}{unit}"

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.inputs import (
-    advice_on_unreadable,
-    load_labelled,
-    make_embedder,
-    skipped_of,
-    split_names,
-)
+from featx._cli.inputs import advice_on_unreadable, load_labelled, skipped_of
 from featx._cli.options import (
     LABEL,
     AsJson,
-    Cache,
-    Device,
     Images,
     LabelColumn,
-    Layers,
+    OutTable,
     PathColumn,
-    Pooling,
     SkipUnreadable,
-    Views,
+    split_names,
+    with_embedder_options,
 )
 from featx._cli.printing import (
-    json_row,
+    figure,
     print_json,
     print_table,
     report_skipped,
@@ -39,11 +29,11 @@ from featx._cli.printing import (
 if TYPE_CHECKING:
     import pandas as pd
 
-_NONE = "–"
 
-
+@with_embedder_options("backbone", "weights", "runtime", "precision")
 def rank(
     data: Images,
+    embedder: Any,
     backbones: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +48,7 @@ def rank(
             "by commas; the first decides the order."
         ),
     ] = "linear_probe,logme,knn,hscore",
-    out: Annotated[Path | None, typer.Option(help="A CSV file for the whole table.")] = None,
+    out: OutTable = None,
     skip_missing: Annotated[
         bool,
         typer.Option("--skip-missing", help="Leave out networks whose weights are not here."),
@@ -66,15 +56,6 @@ def rank(
     timed_images: Annotated[
         int, typer.Option(min=0, help="Images embedded once more for the time; 0 for no time.")
     ] = 128,
-    layers: Layers = "penultimate",
-    pooling: Pooling = "avg",
-    views: Views = "center",
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Side of every network's input in pixels; its own if not given."),
-    ] = None,
-    device: Device = "auto",
-    cache: Cache = "auto",
     skip_unreadable: SkipUnreadable = False,
     path_column: PathColumn = "path",
     label_column: LabelColumn = LABEL,
@@ -86,7 +67,6 @@ def rank(
     """
     images = load_labelled(data, path_column, label_column)
 
-    from featx._backbones.catalog import DEFAULT_BACKBONE
     from featx._files import output_file, write_atomically
     from featx._selection.ranking import rank_backbones
 
@@ -99,15 +79,7 @@ def rank(
             images.target,
             None if backbones is None else split_names(backbones),
             scores=names,
-            embedder=make_embedder(
-                DEFAULT_BACKBONE,
-                layers=layers,
-                pooling=pooling,
-                views=views,
-                image_size=image_size,
-                device=device,
-                cache=cache,
-            ),
+            embedder=embedder(),
             on_missing="skip" if skip_missing else "raise",
             skip_unreadable=skip_unreadable,
             timed_images=timed_images,
@@ -117,7 +89,7 @@ def rank(
         with write_atomically(out) as file:
             table.to_csv(file, index=False)
     if as_json:
-        print_json([json_row(row) for row in table.to_dict("records")])
+        print_json(table.to_dict("records"))
         return
     _print_ranking(table, list(dict.fromkeys(names)))
     if out is not None:
@@ -131,8 +103,8 @@ def _print_ranking(table: pd.DataFrame, scores: list[str]) -> None:
             (
                 str(row["rank"]),
                 row["backbone"],
-                *(_shown(row[score], ".3f") for score in scores),
-                _shown(row["seconds_per_image"] * 1000, ".1f"),
+                *(figure(row[score], ".3f") for score in scores),
+                figure(row["seconds_per_image"] * 1000, ".1f"),
                 f"{row['parameters']:.1f} M",
                 str(row["dimension"]),
                 f"{row['image_size']} px",
@@ -140,7 +112,3 @@ def _print_ranking(table: pd.DataFrame, scores: list[str]) -> None:
             for row in table.to_dict("records")
         ],
     )
-
-
-def _shown(figure: float, form: str) -> str:
-    return _NONE if math.isnan(figure) else f"{figure:{form}}"

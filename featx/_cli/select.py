@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.inputs import advice_on_unreadable, load_labelled, make_embedder, skipped_of
+from featx._cli.inputs import advice_on_unreadable, load_labelled, skipped_of
 from featx._cli.options import (
     LABEL,
     AsJson,
-    Backbone,
-    Cache,
-    Device,
     Images,
     LabelColumn,
-    Layers,
     PathColumn,
-    Pooling,
-    Precision,
-    Runtime,
     SkipUnreadable,
-    Views,
-    Weights,
+    TestImages,
+    split_names,
+    with_embedder_options,
 )
 from featx._cli.printing import print_json, print_table, report_failures, report_skipped
 
@@ -31,27 +25,18 @@ if TYPE_CHECKING:
     from featx._selection.selection import Selection
 
 
+@with_embedder_options()
 def select(
     train: Images,
     out: Annotated[Path, typer.Option(help="The folder for model, scores and embeddings.")],
-    test: Annotated[
-        Path | None, typer.Option(help="Held-out images, as a folder or a table.")
-    ] = None,
+    embedder: Any,
+    test: TestImages = None,
     heads: Annotated[
         str, typer.Option(help="Heads to try, separated by commas, or 'all'.")
     ] = "all",
     folds: Annotated[int, typer.Option("--cv", min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int, typer.Option(help="Worker processes of the search.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and the heads.")] = 0,
-    backbone: Backbone = "efficientnet_lite0",
-    weights: Weights = "default",
-    layers: Layers = "penultimate",
-    pooling: Pooling = "avg",
-    views: Views = "center",
-    device: Device = "auto",
-    runtime: Runtime = "auto",
-    precision: Precision = "float32",
-    cache: Cache = "auto",
     skip_unreadable: SkipUnreadable = False,
     path_column: PathColumn = "path",
     label_column: LabelColumn = LABEL,
@@ -71,18 +56,8 @@ def select(
         selection = select_model(
             train_images,
             test_images,
-            heads=heads if heads == "all" else [name.strip() for name in heads.split(",")],
-            embedder=make_embedder(
-                backbone,
-                weights=weights,
-                layers=layers,
-                pooling=pooling,
-                views=views,
-                device=device,
-                runtime=runtime,
-                precision=precision,
-                cache=cache,
-            ),
+            heads=heads if heads == "all" else split_names(heads),
+            embedder=embedder(),
             cv=folds,
             n_jobs=jobs,
             random_state=seed,
