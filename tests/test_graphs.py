@@ -42,7 +42,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def forget_what_was_built() -> None:
     runtime._open_runtime.cache_clear()
-    runtime._settled.clear()
+    runtime._chosen.clear()
 
 
 def test_the_second_process_exports_nothing_and_gives_the_same_rows(

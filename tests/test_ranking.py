@@ -148,7 +148,7 @@ def test_the_time_of_an_image_is_that_of_the_network_from_the_graph_that_is_kept
     timed = 5 + min(5, 2 * torch.get_num_threads())  # and those that come before
     for exports, computed in [(1, len(photos.paths) + timed), (0, timed)]:
         runtime._open_runtime.cache_clear()  # as in a new process
-        runtime._settled.clear()
+        runtime._chosen.clear()
         exported.clear(), ran.clear()
         table = rank_backbones(
             photos.paths, photos.target, TINY_NAMES[:1], embedder=embedder, timed_images=5,

@@ -405,7 +405,7 @@ def test_one_bad_image_in_a_lane_of_many_leaves_its_row_alone(images: np.ndarray
 def test_what_does_not_go_together_is_refused() -> None:
     for arguments, message in [
         ({"runtime": "onnx", "precision": "bfloat16"}, "choose runtime='torch' or 'compile'"),
-        ({"precision": "float16"}, "expected one of 'float32', 'bfloat16'"),
+        ({"precision": "float16"}, "expected 'float32' or 'bfloat16'"),
         ({"runtime": "compiled"}, "did you mean 'compile'"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -139,7 +139,7 @@ def _why_not(
     if is_proven(backbone, taps, plan, graphs):
         return None
     try:
-        open_runtime(backbone, taps, plan, graphs, computing_threads()).prepare()
+        open_runtime(backbone, taps, plan, graphs).prepare()
     except Exception as error:  # each library has exceptions of its own
         return error
     note_proof(backbone, taps, plan, graphs)
@@ -174,8 +174,8 @@ def open_runtime(
     backbone: FrozenBackbone,
     taps: tuple[Tap, ...],
     plan: ExecutionPlan,
-    graphs: GraphStore | None,
-    threads: int,
+    graphs: GraphStore | None = None,
+    threads: int | None = None,
 ) -> Runtime:
     """Build what executes a backbone; the same object for the same arguments.
 
@@ -187,10 +187,10 @@ def open_runtime(
         What to take from it.
     plan : ExecutionPlan
         How and where.
-    graphs : GraphStore or None
+    graphs : GraphStore, optional
         Where exported networks are kept.
-    threads : int
-        How many threads compute.
+    threads : int, optional
+        How many threads compute; by default `computing_threads`.
 
     Returns
     -------
@@ -207,6 +207,7 @@ def open_runtime(
     PrecisionWarning
         When bfloat16 moves the vectors of this network.
     """
+    threads = computing_threads() if threads is None else threads
     with _building, torch_threads(threads):
         return _open_runtime(backbone, taps, plan, graphs, threads, os.getpid())
 
