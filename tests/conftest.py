@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from graph_memo import remember_exports
+from hypothesis import settings
 from PIL import Image
 from small_networks import Notes
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
+
+# Few examples of each law in the normal run; many with --hypothesis-profile=long.
+settings.register_profile("normal", max_examples=8)
+settings.register_profile("long", max_examples=300)
+settings.load_profile("normal")
 
 # No network, neither here nor in the processes that tests start.
 OFFLINE = ROOT / "tests" / "offline"
