@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import nn
 from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder
 from featx._extraction import graphs as exported_graphs
 from featx._extraction import runtime
-from featx._store import graphs as graphs_module
 from featx._store.graphs import GraphStore
+from featx._store.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,18 +111,38 @@ def test_of_a_network_of_ones_own_only_that_it_can_be_exported_is_kept(
     assert exports == [1, 1]
 
 
-def test_the_graphs_used_last_are_kept_and_a_clear_removes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graphs_module, "_MOST_GRAPHS", 3)
-    graphs = GraphStore(tmp_path / "graphs")
+def test_graphs_and_embeddings_have_one_limit_and_one_order_of_eviction(tmp_path: Path) -> None:
+    cache, graphs = EmbeddingCache(tmp_path, max_bytes=100_000), GraphStore(tmp_path / "graphs")
     keys = [f"{number:032x}" for number in range(5)]
-    for key in keys:
-        graphs.keep(key, key.encode())
-        assert graphs.find(keys[0]) == keys[0].encode()
-    assert [graphs.find(key) is not None for key in keys] == [True, False, False, True, True]
-    EmbeddingCache(tmp_path).clear()
+    for number, key in enumerate(keys):
+        graphs.keep(key, bytes(30_000))
+        os.utime(tmp_path / "graphs" / f"{key}.graph", (number, number))
+    graphs.find(keys[0])
+    digests, vectors = [bytes([n] * 16) for n in range(10)], np.ones((10, 100), np.float32)
+    table = cache.table("a1b2", 100)
+    with Session([table], digests) as session, session.claim() as claim:
+        claim.store(0, digests, vectors)
+    assert table.lookup(digests)[0].all(), "what was used last stays"
+    assert [graphs.find(key) is not None for key in keys] == [True, False, False, False, True]
+    assert cache.info().n_bytes <= 90_000
+    report = cache.prune(max_bytes=40_000)
+    assert (report.n_shards, report.n_bytes_left) == (1, 30_016)
+    cache.clear()
     assert not any(graphs.find(key) for key in keys)
+
+
+def test_what_a_killed_export_left_is_swept(tmp_path: Path) -> None:
+    cache, folder = EmbeddingCache(tmp_path), tmp_path / "graphs"
+    folder.mkdir()
+    old, young = folder / f".{'0a' * 16}.tmp", folder / f".{'0b' * 16}.tmp"
+    old.touch()
+    young.touch()
+    os.utime(old, (1, 1))
+    assert cache.info().n_temporary_files == 1
+    assert cache.prune().n_temporary_files == 1
+    assert (old.exists(), young.exists()) == (False, True)
+    cache.clear()
+    assert not young.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -18,9 +18,6 @@ SUFFIX = ".graph"
 
 _DIGEST_BYTES = 16
 
-# Of tens of MB each; the ones that were used last are kept.
-_MOST_GRAPHS = 16
-
 
 @dataclass(frozen=True)
 class GraphStore:
@@ -71,15 +68,12 @@ class GraphStore:
         return graph
 
     def keep(self, key: str, graph: bytes) -> None:
-        """Keep the graph of a key, and let go of those that were not used for the longest time."""
+        """Keep the graph of a key; the limit of the cache counts it, and may drop it."""
         with contextlib.suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with write_atomically(self._path(key)) as file:
                 file.write(xxhash.xxh3_128_digest(graph))
                 file.write(graph)
-            kept = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
-            for path in kept[:-_MOST_GRAPHS]:
-                path.unlink()
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"

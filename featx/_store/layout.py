@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 RECIPE_NAME = "recipe.json"
 RECIPE_TEMPORARY_NAME = "recipe.tmp"
 CLAIMS_NAME = "claims"
+GRAPHS_NAME = "graphs"
+MEMO_NAME = "memo"
 
 SHARDS = re.compile(r"[0-9]{20}-[0-9a-f]{32}\.arrow")
 TEMPORARY_FILES = re.compile(r"[0-9a-f]{32}\.tmp|recipe\.tmp")
 TABLE_FILES = re.compile(rf"{SHARDS.pattern}|{TEMPORARY_FILES.pattern}|recipe\.json")
 CLAIMS = re.compile(r"[0-9a-f]{32}\.claim")
+GRAPHS = re.compile(r"[0-9a-f]{32}\.graph")
+GRAPH_TEMPORARY_FILES = re.compile(r"\.[0-9a-f]{32}\.tmp")
 CLAIM_FILES = re.compile(rf"{CLAIMS.pattern}|lock")
 
 _VERSIONS = re.compile(r"v([0-9]{1,9})")
 _FINGERPRINTS = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _MEMO_FILES = re.compile(r"[0-9a-z-]+\.v[0-9]+\.(memo|tmp)")
-_GRAPH_FILES = re.compile(r"[0-9a-f]{32}\.graph|\.[0-9a-f]{32}\.tmp")
 
 
 def is_fingerprint(name: str) -> bool:
@@ -85,8 +88,8 @@ def files_of(folder: Path, names: re.Pattern[str] = SHARDS) -> dict[str, os.stat
     return found
 
 
-def all_shards(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the shards of all tables of a cache.
+def evictable_files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield what the limit of a cache is about: the shards of all tables, and the graphs.
 
     Raises
     ------
@@ -96,22 +99,20 @@ def all_shards(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
     for _, folder in table_folders(root):
         for name, status in files_of(folder).items():
             yield folder / name, status
+    for name, status in files_of(root / GRAPHS_NAME, GRAPHS).items():
+        yield root / GRAPHS_NAME / name, status
 
 
-def files_beside(root: Path) -> dict[Path, os.stat_result]:
-    """Return the files of the memo, and the graphs.
+def memo_files(root: Path) -> dict[Path, os.stat_result]:
+    """Return the files of the memo.
 
     Raises
     ------
     OSError
         The folder cannot be read.
     """
-    kinds = ((root / "memo", _MEMO_FILES), (root / "graphs", _GRAPH_FILES))
-    return {
-        folder / name: status
-        for folder, names in kinds
-        for name, status in files_of(folder, names).items()
-    }
+    folder = root / MEMO_NAME
+    return {folder / name: status for name, status in files_of(folder, _MEMO_FILES).items()}
 
 
 def foreign_files(folder: Path) -> list[Path]:

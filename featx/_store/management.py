@@ -16,12 +16,16 @@ from featx._errors import SchemaError
 from featx._store.claims import ClaimFolder
 from featx._store.layout import (
     CLAIMS_NAME,
+    GRAPH_TEMPORARY_FILES,
+    GRAPHS_NAME,
     RECIPE_NAME,
     RECIPE_TEMPORARY_NAME,
+    SHARDS,
     TEMPORARY_FILES,
-    files_beside,
+    evictable_files,
     files_of,
     foreign_files,
+    memo_files,
     table_folders,
     upkeep_lock,
 )
@@ -175,10 +179,11 @@ def describe_cache(root: Path, max_bytes: int | None) -> CacheInfo:
         n_temporary += len(temporary)
         n_void += void
         n_foreign += len(foreign_files(folder))
+    n_temporary += len(_graph_leftovers(root))
     tables.sort(key=lambda table: -(table.last_used or 0))
     return CacheInfo(
         folder=str(root),
-        n_bytes=total_bytes(root),
+        n_bytes=_all_bytes(root),
         max_bytes=max_bytes,
         tables=tuple(tables),
         n_temporary_files=n_temporary,
@@ -218,6 +223,7 @@ def verify_cache(root: Path, *, repair: bool) -> VerifyReport:
                 damaged_rows += n_damaged
                 if n_damaged and repair:
                     merge_shards(table, [name])
+        temporary += len(_sweep_graphs(root) if repair else _graph_leftovers(root))
     return VerifyReport(
         n_rows=rows,
         n_shards=shards,
@@ -238,12 +244,13 @@ def prune_cache(root: Path, *, max_bytes: int | None, unused_days: float | None)
         for _, folder in table_folders(root):
             left_files, left_claims = _sweep(folder)
             temporary, void = temporary + len(left_files), void + left_claims
-        n_bytes = total_bytes(root)
+        temporary += len(_sweep_graphs(root))
         since = 0.0 if unused_days is None else time.time() - unused_days * _SECONDS_OF_A_DAY
-        n_shards, dropped = drop_oldest(
-            root, n_bytes if max_bytes is None else max_bytes, unused_since=since
-        )
-    return RemovalReport(n_shards, dropped, temporary, void, n_bytes - dropped)
+        limit = total_bytes(root) if max_bytes is None else max_bytes
+        dropped = drop_oldest(root, limit, unused_since=since)
+    n_shards = sum(SHARDS.fullmatch(path.name) is not None for path in dropped)
+    n_bytes = sum(dropped.values())
+    return RemovalReport(n_shards, n_bytes, temporary, void, _all_bytes(root))
 
 
 def clear_cache(root: Path, *, fingerprint: str | None) -> RemovalReport:
@@ -261,10 +268,16 @@ def clear_cache(root: Path, *, fingerprint: str | None) -> RemovalReport:
                 foreign += map(str, foreign_files(folder))
                 _remove_empty(folder)
         if fingerprint is None:
-            for path, status in files_beside(root).items():
+            temporary += len(_sweep_graphs(root, 0.0))
+            for path, status in [*evictable_files(root), *memo_files(root).items()]:
                 path.unlink(missing_ok=True)
                 n_bytes += status.st_size
-    return RemovalReport(n_shards, n_bytes, temporary, void, total_bytes(root), tuple(foreign))
+    return RemovalReport(n_shards, n_bytes, temporary, void, _all_bytes(root), tuple(foreign))
+
+
+def _all_bytes(root: Path) -> int:
+    """Return what a cache takes on the disk, with the memo."""
+    return total_bytes(root) + sum(status.st_size for status in memo_files(root).values())
 
 
 @contextlib.contextmanager
@@ -365,6 +378,21 @@ def _sweep(folder: Path) -> tuple[list[Path], int]:
     for path in files:
         path.unlink(missing_ok=True)
     return files, len(void)
+
+
+def _graph_leftovers(root: Path, seconds: float = _ABANDONED_AFTER_SECONDS) -> list[Path]:
+    """Return what killed processes were writing of graphs, if it is so old."""
+    folder, young = root / GRAPHS_NAME, time.time() - seconds
+    files = files_of(folder, GRAPH_TEMPORARY_FILES)
+    return [folder / name for name, status in files.items() if status.st_mtime <= young]
+
+
+def _sweep_graphs(root: Path, seconds: float = _ABANDONED_AFTER_SECONDS) -> list[Path]:
+    """Remove what `_graph_leftovers` returns."""
+    files = _graph_leftovers(root, seconds)
+    for path in files:
+        path.unlink(missing_ok=True)
+    return files
 
 
 def _remove_empty(folder: Path) -> None:

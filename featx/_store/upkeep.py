@@ -17,7 +17,7 @@ import numpy as np
 
 from featx._errors import SchemaError
 from featx._files import write_atomically
-from featx._store.layout import all_shards, files_beside, files_of, upkeep_lock
+from featx._store.layout import evictable_files, files_of, upkeep_lock
 from featx._store.locks import LockedFile
 from featx._store.shards import Shard, new_shard_name, write_shard
 
@@ -57,7 +57,8 @@ def keep_up(table: EmbeddingTable, written: Path) -> None:
     """
     root = table.folder.parents[1]
     with contextlib.suppress(OSError, MemoryError):
-        is_over = _is_over(root, written.stat().st_size, table.max_bytes)
+        n_written = written.stat().st_size
+        is_over = _is_over(root, n_written, table.max_bytes)
         if not is_over and not _choose_shards(table):
             return
         with LockedFile(upkeep_lock(root), create=True) as lock:
@@ -65,57 +66,61 @@ def keep_up(table: EmbeddingTable, written: Path) -> None:
                 return
             if is_over and table.max_bytes is not None:
                 # A tenth less, so that the next write does not find the cache full again.
-                drop_oldest(root, table.max_bytes * 9 // 10)
+                drop_oldest(root, limit := table.max_bytes * 9 // 10)
                 _totals.pop(root, None)
+                if n_written > limit:
+                    table.warn(
+                        "limit",
+                        f"Nothing stays in the cache: max_bytes={table.max_bytes:,} is too little "
+                        f"for what is stored at once, {n_written:,} bytes; raise it",
+                    )
             if names := _choose_shards(table):
                 merge_shards(table, names)
 
 
 def total_bytes(root: Path) -> int:
-    """Return what a cache takes on the disk: all its shards, the memo and the graphs.
+    """Return what a cache takes of its limit: all its shards and graphs.
 
     Raises
     ------
     OSError
         A folder cannot be read.
     """
-    statuses = [status for _, status in all_shards(root)] + list(files_beside(root).values())
-    return sum(status.st_size for status in statuses)
+    return sum(status.st_size for _, status in evictable_files(root))
 
 
-def drop_oldest(root: Path, max_bytes: int, *, unused_since: float = 0.0) -> tuple[int, int]:
-    """Remove shards, those that were not used for the longest time first.
+def drop_oldest(root: Path, max_bytes: int, *, unused_since: float = 0.0) -> dict[Path, int]:
+    """Remove shards and graphs, those that were not used for the longest time first.
 
     Parameters
     ----------
     root : Path
         The folder of the cache, whose upkeep lock must be held.
     max_bytes : int
-        What the shards may take when this returns.
+        What is left may take so much.
     unused_since : float
         Remove also what was last used before this time, in seconds since 1970.
 
     Returns
     -------
-    n_dropped : int
-        How many shards were removed.
-    n_bytes : int
-        What they took.
+    dict of Path to int
+        What was removed, and how many bytes each took.
 
     Raises
     ------
     OSError
-        A folder cannot be read, or a shard cannot be removed.
+        A folder cannot be read, or a file cannot be removed.
     """
-    shards = sorted(all_shards(root), key=lambda shard: shard[1].st_mtime_ns)
-    total = total_bytes(root)
-    n_dropped, n_bytes = 0, 0
-    for path, status in shards:
-        if total - n_bytes <= max_bytes and status.st_mtime >= unused_since:
+    files = sorted(evictable_files(root), key=lambda file: file[1].st_mtime_ns)
+    left = sum(status.st_size for _, status in files)
+    dropped: dict[Path, int] = {}
+    for path, status in files:
+        if left <= max_bytes and status.st_mtime >= unused_since:
             break
         path.unlink(missing_ok=True)
-        n_dropped, n_bytes = n_dropped + 1, n_bytes + status.st_size
-    return n_dropped, n_bytes
+        dropped[path] = status.st_size
+        left -= status.st_size
+    return dropped
 
 
 def choose_to_merge(sizes: Mapping[str, int], largest: int) -> list[str]:

@@ -25,6 +25,7 @@ from store_trials import (
     vectors_of,
 )
 
+from featx._errors import CacheWarning
 from featx._store import upkeep
 from featx._store.cache import EmbeddingCache
 from featx._store.locks import LockedFile
@@ -290,10 +291,14 @@ def test_reading_where_times_cannot_be_set_is_no_trouble(
     assert open_table(private_cache).lookup(digests)[0].all()
 
 
-def test_a_limit_smaller_than_one_flush_stores_nothing_and_ends(private_cache: Path) -> None:
+def test_a_limit_smaller_than_one_flush_stores_nothing_and_says_so_once(
+    private_cache: Path,
+) -> None:
     digests = digests_of(range(100))
-    assert run(limited(private_cache, 10), digests) == digests
-    assert run(limited(private_cache, 10), digests) == digests
+    for _ in range(2):
+        with pytest.warns(CacheWarning, match="max_bytes=10 is too little .* raise it") as caught:
+            assert run(limited(private_cache, 10), digests) == digests
+        assert len(caught) == 1
     assert EmbeddingCache(private_cache).info().n_bytes == 0
 
 
