@@ -83,7 +83,7 @@ class Outlet:
                 raise AbandonedError
 
     def end(self, error: BaseException | None) -> None:
-        """Say that no parcel follows."""
+        """Say that no parcel follows, and what went wrong, if anything did."""
         with self._changed:
             self._error, self._is_ended = error, True
             self._changed.notify_all()
@@ -92,7 +92,8 @@ class Outlet:
         """Yield all parcels as they are finished, then raise what ended them, if anything did."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._finished or self._is_ended)
+                while not (self._finished or self._is_ended):
+                    self._changed.wait()
                 is_last = self._is_ended
             yield from self.drain()
             if is_last:

@@ -162,14 +162,14 @@ class EmbeddingRecipe:
         )
 
     def _tables(self, cache: EmbeddingCache, taps: Sequence[Tap]) -> list[EmbeddingTable]:
-        return [
-            cache.table(
-                self._cache_key_of(tap, self.plan),
-                self.backbone.dimension(tap),
-                recipe=replace(self, taps=(tap,), further_taps=()).describe(),
-            )
-            for tap in taps
-        ]
+        tables = []
+        for tap in taps:
+            key = self._cache_key_of(tap, self.plan)
+            table = cache.table(key, self.backbone.dimension(tap))
+            if not table.has_recipe:  # people read it; the first who writes to a table leaves it
+                table.recipe = replace(self, taps=(tap,), further_taps=()).describe()
+            tables.append(table)
+        return tables
 
     def _cache_key_of(self, tap: Tap, plan: ExecutionPlan) -> str:
         return self.backbone.cache_key(

@@ -257,7 +257,7 @@ class _Run:
     def _admit(self) -> bool:
         """Look up parcels until something can be claimed; return whether there are more to come."""
         enough = self._stream.recipe.plan.batch_size
-        while self._stop_row is None and self._session.n_candidates < enough:
+        while self._stop_row is None and len(self._session.candidates) < enough:
             if not self.outlet.has_room:
                 return True
             parcel = next(self._unread, None)
@@ -322,7 +322,7 @@ class _Run:
 
     def _compute_claims(self) -> None:
         """Claim, decode and compute until all that is missing is computed, or by others."""
-        if not self._session.n_candidates:
+        if not len(self._session.candidates):
             return
         taps = in_one_order(self._taps)
         computing = compute_batches(
@@ -341,7 +341,7 @@ class _Run:
 
     def _draw(self) -> Iterator[bytes]:
         """Yield the images to compute here, each claimed when decoding comes to it."""
-        while self._session.n_candidates and not self.outlet.is_closed:
+        while len(self._session.candidates) and not self.outlet.is_closed:
             # Small claims of small work, so that others who want the same images share it.
             limit = max(
                 self._stream.recipe.plan.batch_size, min(_LARGEST_CLAIM, self._n_left() // 8)
@@ -354,7 +354,7 @@ class _Run:
             self._admit()
 
     def _n_left(self) -> int:
-        return len(self._items) - self._n_admitted + self._session.n_candidates
+        return len(self._items) - self._n_admitted + len(self._session.candidates)
 
     def _accept(self, batch: Batch[bytes], vectors: list[NDArray[np.float32]]) -> None:
         """Place what was computed in every parcel that waits for it, and store it."""

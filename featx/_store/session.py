@@ -17,7 +17,7 @@ from featx._errors import InputError
 from featx._store.shards import check_digests
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -203,6 +203,13 @@ class Session:
         Tables that are only filled: they cause no forward, and where one happens anyhow, its rows
         are kept there too. Their numbers follow those of the tables.
 
+    Attributes
+    ----------
+    candidates : OrderedDict of bytes to None
+        The images that may be claimed, as far as is known, in the order of their asking.
+    deferred : dict of bytes to None
+        The images that were stored or claimed by others since the last `collect`.
+
     Raises
     ------
     InputError
@@ -242,8 +249,8 @@ class Session:
             raise InputError("Got a table twice, expected tables of different fingerprints")
         for table in self._all_tables[1:]:
             table.warn_together(self._all_tables[0])
-        self._candidates: OrderedDict[bytes, None] = OrderedDict()
-        self._deferred: dict[bytes, None] = {}
+        self.candidates: OrderedDict[bytes, None] = OrderedDict()
+        self.deferred: dict[bytes, None] = {}
         self._wanted: list[dict[bytes, None]] = [{} for _ in self._tables]
         self._open_claims: dict[bytes, Claim] = {}
         self._holders = _Holders(self._tables)
@@ -260,35 +267,25 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for claim in set(self._open_claims.values()):
+        for claim in dict.fromkeys(self._open_claims.values()):
             claim.close()
 
     @property
     def remaining(self) -> int:
         """How many images lack a row of some table, and have not been claimed here."""
-        return len(self._candidates) + len(self._deferred)
-
-    @property
-    def n_candidates(self) -> int:
-        """How many images may be claimed, as far as is known."""
-        return len(self._candidates)
-
-    @property
-    def deferred(self) -> Collection[bytes]:
-        """The images that were stored or claimed by others since the last `collect`."""
-        return self._deferred.keys()
+        return len(self.candidates) + len(self.deferred)
 
     def want(self, digests: Sequence[Iterable[bytes]]) -> None:
         """Add images, for each table those that it is known to lack; without tables one list."""
         for of_table in digests:
-            self._candidates.update(dict.fromkeys(of_table))
+            self.candidates.update(dict.fromkeys(of_table))
         for wanted, of_table in zip(self._wanted, digests, strict=False):
             wanted.update(dict.fromkeys(of_table))
 
     def forget(self, digests: Iterable[bytes]) -> None:
         """Give up on images that were not handed out yet."""
         for digest in digests:
-            for known in (self._candidates, self._deferred, *self._wanted):
+            for known in (self.candidates, self.deferred, *self._wanted):
                 known.pop(digest, None)
 
     def collect(self) -> Iterator[tuple[int, list[bytes], NDArray[np.float32]]]:
@@ -304,8 +301,8 @@ class Session:
             Their embeddings.
         """
         # Those that were put off come first: they were asked for first.
-        self._candidates = OrderedDict.fromkeys((*self._deferred, *self._candidates))
-        self._deferred.clear()
+        self.candidates = OrderedDict.fromkeys((*self.deferred, *self.candidates))
+        self.deferred.clear()
         self._holders.waited_for.clear()
         for number, table in enumerate(self._tables):
             wanted = list(self._wanted[number])
@@ -323,7 +320,7 @@ class Session:
         this session. None when all that remains was stored or claimed by others since the last
         `collect`.
         """
-        if not self._candidates:
+        if not self.candidates:
             return None
         with contextlib.ExitStack() as locks:
             claimed = self._read_claims(locks)
@@ -364,7 +361,7 @@ class Session:
         for digest in digests:
             self._wanted[number].pop(digest, None)
             if not any(digest in wanted for wanted in self._wanted):
-                self._candidates.pop(digest, None)
+                self.candidates.pop(digest, None)
 
     def _read_claims(self, locks: contextlib.ExitStack) -> list[dict[bytes, str] | None]:
         """Lock all tables, and return what others have claimed in each; None without locks."""
@@ -383,13 +380,13 @@ class Session:
     def _choose(self, limit: int, claimed: list[dict[bytes, str] | None]) -> list[bytes]:
         """Take up to `limit` images that are to be computed here, and put off those before them."""
         chosen: list[bytes] = []
-        while self._candidates and len(chosen) < limit:
-            images = list(itertools.islice(self._candidates, max(limit, _IMAGES_AT_ONCE)))
+        while self.candidates and len(chosen) < limit:
+            images = list(itertools.islice(self.candidates, max(limit, _IMAGES_AT_ONCE)))
             stored = [table.contains(images).tolist() for table in self._tables]
             for position, digest in enumerate(images):
                 if len(chosen) == limit:
                     break
-                del self._candidates[digest]
+                del self.candidates[digest]
                 lacking = [
                     number
                     for number, wanted in enumerate(self._wanted)
@@ -399,7 +396,7 @@ class Session:
                 if None in claims or not self._tables:
                     chosen.append(digest)
                 else:
-                    self._deferred[digest] = None
+                    self.deferred[digest] = None
                     self._holders.waited_for.update(
                         (number, name)
                         for number, name in zip(lacking, claims, strict=True)

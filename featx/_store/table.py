@@ -192,6 +192,11 @@ class EmbeddingTable:
         for folder in (*reversed(self.folder.parents[:2]), self.folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    @property
+    def has_recipe(self) -> bool:
+        """Whether what the fingerprint stands for lies beside the shards."""
+        return os.path.exists(self.folder / RECIPE_NAME)  # noqa: PTH110 - the fastest way
+
     def note_recipe(self) -> None:
         """Keep the recipe beside the shards, once; the lock of the claims must be held."""
         path = self.folder / RECIPE_NAME
