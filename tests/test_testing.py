@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from featx import ImageEmbedder
 from featx._errors import InputError
 from featx.testing import check_image_transformer, image_transformer_checks
-from featx.testing._forms import FORMS, form_of, sample_images
+from featx.testing._subject import FORMS, form_of, sample_images
 
 TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
 CHECKS = image_transformer_checks()

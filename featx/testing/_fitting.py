@@ -11,14 +11,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from featx.testing._trial import Trial, changed_names, dense, image_check, require, snapshot
+from featx.testing._subject import Subject, changed_names, dense, image_check, require, snapshot
 
 
 @image_check
-def check_fit_score_takes_y(trial: Trial) -> None:
+def check_fit_score_takes_y(subject: Subject) -> None:
     """`fit` and its like take labels as the second argument, named y, as pipelines pass them."""
     for name in ("fit", "fit_transform", "partial_fit", "score"):
-        method = getattr(trial.fresh(), name, None)
+        method = getattr(subject.fresh(), name, None)
         if method is None:
             continue
         arguments = [each for each in inspect.signature(method).parameters if each != "self"]
@@ -26,35 +26,35 @@ def check_fit_score_takes_y(trial: Trial) -> None:
             arguments[1:2] in (["y"], ["Y"]),
             f"{name} takes {arguments} but y is expected in the second place",
         )
-        method(trial.images, trial.labels)
-    if not trial.tags.target_tags.required:
-        trial.fresh().fit(trial.images)
+        method(subject.images, subject.labels)
+    if not subject.tags.target_tags.required:
+        subject.fresh().fit(subject.images)
 
 
 @image_check
-def check_estimators_fit_returns_self(trial: Trial) -> None:
+def check_estimators_fit_returns_self(subject: Subject) -> None:
     """`fit` returns the transformer."""
-    estimator = trial.fresh()
-    result = estimator.fit(trial.images, trial.labels)
+    estimator = subject.fresh()
+    result = estimator.fit(subject.images, subject.labels)
     require(result is estimator, f"fit returned a {type(result).__name__}, not self")
 
 
 @image_check
-def check_estimators_overwrite_params(trial: Trial) -> None:
+def check_estimators_overwrite_params(subject: Subject) -> None:
     """`fit` leaves each parameter as it is, inside too."""
-    estimator = trial.fresh()
+    estimator = subject.fresh()
     before = snapshot(estimator.get_params())
-    estimator.fit(trial.images, trial.labels)
+    estimator.fit(subject.images, subject.labels)
     others = changed_names(before, snapshot(estimator.get_params()))
     require(not others, f"fit changes the parameters {others}")
 
 
 @image_check
-def check_dont_overwrite_parameters(trial: Trial) -> None:
+def check_dont_overwrite_parameters(subject: Subject) -> None:
     """`fit` sets only attributes that begin or end with an underscore."""
-    estimator = trial.fresh()
+    estimator = subject.fresh()
     before = dict(vars(estimator))
-    estimator.fit(trial.images, trial.labels)
+    estimator.fit(subject.images, subject.labels)
     others = sorted(
         name
         for name, value in vars(estimator).items()
@@ -64,31 +64,31 @@ def check_dont_overwrite_parameters(trial: Trial) -> None:
 
 
 @image_check
-def check_fit_check_is_fitted(trial: Trial) -> None:
+def check_fit_check_is_fitted(subject: Subject) -> None:
     """`check_is_fitted` tells a fitted transformer from an unfitted one, if it needs a fit."""
-    if trial.tags.requires_fit:
+    if subject.tags.requires_fit:
         try:
-            check_is_fitted(trial.fresh())
+            check_is_fitted(subject.fresh())
         except NotFittedError:
             pass
         else:
             raise AssertionError("check_is_fitted takes it for fitted before fit")
-    check_is_fitted(trial.fitted())
+    check_is_fitted(subject.fitted())
 
 
 @image_check
-def check_transformers_unfitted(trial: Trial) -> None:
+def check_transformers_unfitted(subject: Subject) -> None:
     """Without a fit, `transform` raises `NotFittedError`, or, by its tags, gives the same rows."""
-    estimator = trial.fresh()
-    if not trial.tags.requires_fit:
-        trial.require_same_rows(
-            estimator.transform(trial.images),
-            trial.rows(),
+    estimator = subject.fresh()
+    if not subject.tags.requires_fit:
+        subject.require_same_rows(
+            estimator.transform(subject.images),
+            subject.rows(),
             "its tags say requires_fit=False but it gives other rows once it is fitted",
         )
         return
     try:
-        estimator.transform(trial.images)
+        estimator.transform(subject.images)
     except NotFittedError:
         return
     except Exception as error:
@@ -100,31 +100,31 @@ def check_transformers_unfitted(trial: Trial) -> None:
 
 
 @image_check
-def check_fit_idempotent(trial: Trial) -> None:
+def check_fit_idempotent(subject: Subject) -> None:
     """`fit` a second time on the same images changes no row."""
-    estimator = trial.fitted()
-    first = dense(estimator.transform(trial.images))
-    estimator.fit(trial.images, trial.labels)
-    trial.require_same_rows(
-        estimator.transform(trial.images), first, "a second fit on the same images changes rows"
+    estimator = subject.fitted()
+    first = dense(estimator.transform(subject.images))
+    estimator.fit(subject.images, subject.labels)
+    subject.require_same_rows(
+        estimator.transform(subject.images), first, "a second fit on the same images changes rows"
     )
 
 
 @image_check
-def check_dict_unchanged(trial: Trial) -> None:
+def check_dict_unchanged(subject: Subject) -> None:
     """`transform` leaves the transformer as it is, inside too."""
-    estimator = trial.fitted()
+    estimator = subject.fitted()
     before = snapshot(vars(estimator))
-    estimator.transform(trial.images)
+    estimator.transform(subject.images)
     others = changed_names(before, snapshot(vars(estimator)))
     require(not others, f"transform changes the attributes {others}")
 
 
 @image_check
-def check_estimators_pickle(trial: Trial) -> None:
+def check_estimators_pickle(subject: Subject) -> None:
     """`pickle` keeps an unfitted one and its parameters, a fitted one and its rows bit for bit."""
-    fitted = trial.fitted()
-    expected = dense(fitted.transform(trial.images))
+    fitted = subject.fitted()
+    expected = dense(fitted.transform(subject.images))
     before = snapshot(vars(fitted))
     restored = pickle.loads(pickle.dumps(fitted))  # noqa: S301 - our own bytes
     others = changed_names(before, snapshot(vars(fitted)))
@@ -133,25 +133,25 @@ def check_estimators_pickle(trial: Trial) -> None:
         name for name in vars(fitted).keys() - vars(restored).keys() if not name.startswith("_")
     )
     require(not lost, f"a pickle loses the attributes {lost}")
-    unfitted = pickle.loads(pickle.dumps(trial.fresh()))  # noqa: S301 - our own bytes
-    unfitted.fit(trial.images, trial.labels)
+    unfitted = pickle.loads(pickle.dumps(subject.fresh()))  # noqa: S301 - our own bytes
+    unfitted.fit(subject.images, subject.labels)
     # Not bit for bit: two fits may round differently where two transforms of one state do not.
-    trial.require_same_rows(
-        unfitted.transform(trial.images), expected, "pickled before fit, it gives other rows"
+    subject.require_same_rows(
+        unfitted.transform(subject.images), expected, "pickled before fit, it gives other rows"
     )
     require(
-        np.array_equal(dense(restored.transform(trial.images)), expected, equal_nan=True),
+        np.array_equal(dense(restored.transform(subject.images)), expected, equal_nan=True),
         "pickled after fit, it gives other rows",
     )
 
 
 @image_check
-def check_estimators_empty_data_messages(trial: Trial) -> None:
+def check_estimators_empty_data_messages(subject: Subject) -> None:
     """`fit` on no images raises a `ValueError` that says something."""
-    if trial.tags.no_validation:
+    if subject.tags.no_validation:
         raise SkipTest("its tags say that it does not validate its input")
     try:
-        trial.fresh().fit([], [])
+        subject.fresh().fit([], [])
     except ValueError as error:
         require(str(error).strip() != "", "the ValueError of fit on no images says nothing")
     else:
@@ -159,17 +159,17 @@ def check_estimators_empty_data_messages(trial: Trial) -> None:
 
 
 @image_check
-def check_pipeline_consistency(trial: Trial) -> None:
+def check_pipeline_consistency(subject: Subject) -> None:
     """As the first step of a pipeline it gives the rows that it gives alone."""
-    pipeline = make_pipeline(trial.fresh(), "passthrough")
-    expected = trial.rows()
-    trial.require_same_rows(
-        pipeline.fit(trial.images, trial.labels).transform(trial.images),
+    pipeline = make_pipeline(subject.fresh(), "passthrough")
+    expected = subject.rows()
+    subject.require_same_rows(
+        pipeline.fit(subject.images, subject.labels).transform(subject.images),
         expected,
         "in a pipeline, fit and transform give other rows",
     )
-    trial.require_same_rows(
-        pipeline.fit_transform(trial.images, trial.labels),
+    subject.require_same_rows(
+        pipeline.fit_transform(subject.images, subject.labels),
         expected,
         "in a pipeline, fit_transform gives other rows",
     )

@@ -13,31 +13,31 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
 
-from featx.testing._trial import image_check, require
+from featx.testing._subject import image_check, require
 
 if TYPE_CHECKING:
-    from featx.testing._trial import Trial
+    from featx.testing._subject import Subject
 
 _ODD_VALUES: tuple[Any, ...] = (-1, 3.0, "helloworld", np.array([1.0, 4.0]), [1], {}, [])
 _IMMUTABLE = (str, int, float, bool, tuple, type(None), np.generic)
 
 
 @image_check
-def check_estimator_cloneable(trial: Trial) -> None:
+def check_estimator_cloneable(subject: Subject) -> None:
     """`clone` makes a copy; every further check needs one."""
-    clone(trial.estimator)
+    clone(subject.estimator)
 
 
 @image_check
-def check_estimator_repr(trial: Trial) -> None:
+def check_estimator_repr(subject: Subject) -> None:
     """`repr` gives a text."""
-    require(isinstance(repr(trial.fresh()), str), "repr gave no text")
+    require(isinstance(repr(subject.fresh()), str), "repr gave no text")
 
 
 @image_check
-def check_estimator_tags_renamed(trial: Trial) -> None:
+def check_estimator_tags_renamed(subject: Subject) -> None:
     """No class has the tag methods that scikit-learn 1.6 removed without the new one."""
-    for kind in type(trial.estimator).__mro__:
+    for kind in type(subject.estimator).__mro__:
         old = {"_more_tags", "_get_tags"} & vars(kind).keys()
         require(
             not old or "__sklearn_tags__" in vars(kind),
@@ -47,7 +47,7 @@ def check_estimator_tags_renamed(trial: Trial) -> None:
 
 
 @image_check
-def check_valid_tag_types(trial: Trial) -> None:
+def check_valid_tag_types(subject: Subject) -> None:
     """``__sklearn_tags__`` gives tags of a transformer, each of the right type."""
     standard = Tags(
         estimator_type=None,
@@ -55,7 +55,7 @@ def check_valid_tag_types(trial: Trial) -> None:
         transformer_tags=TransformerTags(),
         input_tags=InputTags(),
     )
-    _require_tag_types(trial.tags, standard, "tags")
+    _require_tag_types(subject.tags, standard, "tags")
 
 
 def _require_tag_types(tags: Any, standard: Any, name: str) -> None:
@@ -76,9 +76,9 @@ def _require_tag_types(tags: Any, standard: Any, name: str) -> None:
 
 
 @image_check
-def check_mixin_order(trial: Trial) -> None:
+def check_mixin_order(subject: Subject) -> None:
     """scikit-learn's mixins stand before `BaseEstimator`, which would hide their methods."""
-    order = type(trial.estimator).__mro__
+    order = type(subject.estimator).__mro__
     if BaseEstimator not in order:
         return
     late = [
@@ -92,9 +92,9 @@ def check_mixin_order(trial: Trial) -> None:
 
 
 @image_check
-def check_no_attributes_set_in_init(trial: Trial) -> None:
+def check_no_attributes_set_in_init(subject: Subject) -> None:
     """``__init__`` sets no public attribute but its parameters."""
-    estimator = trial.fresh()
+    estimator = subject.fresh()
     known = {
         name
         for kind in type(estimator).__mro__
@@ -108,9 +108,9 @@ def check_no_attributes_set_in_init(trial: Trial) -> None:
 
 
 @image_check
-def check_parameters_stored_unchanged(trial: Trial) -> None:
+def check_parameters_stored_unchanged(subject: Subject) -> None:
     """``__init__`` stores each parameter as it is: the very object, not a copy of it."""
-    kind = type(trial.estimator)
+    kind = type(subject.estimator)
     values = {name: object() for name in _parameters(kind)}
     stored = kind(**values).get_params(deep=False)
     others = sorted(name for name, value in values.items() if stored.get(name) is not value)
@@ -118,10 +118,10 @@ def check_parameters_stored_unchanged(trial: Trial) -> None:
 
 
 @image_check
-def check_parameters_default_constructible(trial: Trial) -> None:
+def check_parameters_default_constructible(subject: Subject) -> None:
     """With required parameters only, it is made of its defaults, and those cannot change."""
-    kind = type(trial.estimator)
-    given = trial.fresh().get_params(deep=False)
+    kind = type(subject.estimator)
+    given = subject.fresh().get_params(deep=False)
     parameters = _parameters(kind)
     required = [name for name, each in parameters.items() if each.default is each.empty]
     stored = kind(**{name: given[name] for name in required}).get_params(deep=False)
@@ -139,12 +139,12 @@ def check_parameters_default_constructible(trial: Trial) -> None:
 
 
 @image_check
-def check_do_not_raise_errors_in_init_or_set_params(trial: Trial) -> None:
+def check_do_not_raise_errors_in_init_or_set_params(subject: Subject) -> None:
     """``__init__`` and ``set_params`` take anything: `fit` is where parameters are checked."""
-    kind = type(trial.estimator)
+    kind = type(subject.estimator)
     for value in _ODD_VALUES:
         values = dict.fromkeys(_parameters(kind), value)
-        for name, function in (("__init__", kind), ("set_params", trial.fresh().set_params)):
+        for name, function in (("__init__", kind), ("set_params", subject.fresh().set_params)):
             try:
                 function(**values)
             except Exception as error:
@@ -155,9 +155,9 @@ def check_do_not_raise_errors_in_init_or_set_params(trial: Trial) -> None:
 
 
 @image_check
-def check_get_params_invariance(trial: Trial) -> None:
+def check_get_params_invariance(subject: Subject) -> None:
     """``get_params(deep=True)`` holds all that ``get_params(deep=False)`` holds."""
-    estimator = trial.fresh()
+    estimator = subject.fresh()
     deep = estimator.get_params(deep=True)
     shallow = estimator.get_params(deep=False)
     others = sorted(name for name, value in shallow.items() if deep.get(name) is not value)
@@ -165,9 +165,9 @@ def check_get_params_invariance(trial: Trial) -> None:
 
 
 @image_check
-def check_set_params(trial: Trial) -> None:
+def check_set_params(subject: Subject) -> None:
     """``get_params`` gives what ``set_params`` got, and ``set_params`` gives the transformer."""
-    estimator = trial.fresh()
+    estimator = subject.fresh()
     expected = estimator.get_params(deep=False)
     require(estimator.set_params(**expected) is estimator, "set_params did not return self")
     for name, original in expected.items():
@@ -186,20 +186,20 @@ def check_set_params(trial: Trial) -> None:
 
 
 @image_check
-def check_set_params_takes_effect(trial: Trial) -> None:
+def check_set_params_takes_effect(subject: Subject) -> None:
     """``set_params`` has the effect of ``__init__``: another model is another model at once.
 
     A transformer that loads its model in ``__init__`` keeps the first one, and a grid search over
     models scores that one again and again.
     """
-    kind = type(trial.estimator)
-    values = trial.fresh().get_params(deep=False)
+    kind = type(subject.estimator)
+    values = subject.fresh().get_params(deep=False)
     estimator = kind(**dict.fromkeys(_parameters(kind), "helloworld"))
     estimator.set_params(**values)
-    estimator.fit(trial.images, trial.labels)
-    trial.require_same_rows(
-        estimator.transform(trial.images),
-        trial.rows(),
+    estimator.fit(subject.images, subject.labels)
+    subject.require_same_rows(
+        estimator.transform(subject.images),
+        subject.rows(),
         "set_params does not give the rows that __init__ gives with the same parameters",
     )
 

@@ -8,43 +8,49 @@ import re
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import SkipTest
 
 import numpy as np
 
-from featx.testing._forms import FORMS, UNREADABLE, form_of, pixels_of
-from featx.testing._trial import Trial, dense, image_check, require, rows_are_alike
-
-if TYPE_CHECKING:
-    from featx.testing._trial import Check
+from featx.testing._subject import (
+    FORMS,
+    UNREADABLE,
+    Subject,
+    dense,
+    form_of,
+    image_check,
+    pixels_of,
+    require,
+    rows_are_alike,
+)
 
 _SAYS_ONE_IMAGE = re.compile(r"\b(1|one) (sample|image|class)|n_(samples|images) ?= ?1\b")
 
 
 @image_check
-def check_transformer_general(trial: Trial) -> None:
+def check_transformer_general(subject: Subject) -> None:
     """One row an image, and `fit_transform` gives the rows of `fit` and then `transform`."""
-    expected = trial.rows()
-    count = len(trial.images)
+    expected = subject.rows()
+    count = len(subject.images)
     require(len(expected) == count, f"transform gave {len(expected)} rows for {count} images")
-    estimator = trial.fresh()
+    estimator = subject.fresh()
     for time in ("first", "second"):
-        trial.require_same_rows(
-            estimator.fit_transform(trial.images, trial.labels),
+        subject.require_same_rows(
+            estimator.fit_transform(subject.images, subject.labels),
             expected,
             f"the {time} fit_transform and fit().transform() give different rows",
         )
 
 
 @image_check
-def check_transformer_list_and_array(trial: Trial) -> None:
+def check_transformer_list_and_array(subject: Subject) -> None:
     """`transform` gives the same rows for a list of images and an array of them."""
-    estimator = trial.fresh()
-    images = _as_array(trial.images)
-    estimator.fit(images, trial.labels)
-    trial.require_same_rows(
-        estimator.transform(images), trial.rows(), "a list and an array give different rows"
+    estimator = subject.fresh()
+    images = _as_array(subject.images)
+    estimator.fit(images, subject.labels)
+    subject.require_same_rows(
+        estimator.transform(images), subject.rows(), "a list and an array give different rows"
     )
 
 
@@ -59,36 +65,36 @@ def _as_array(images: list[Any]) -> np.ndarray:
 
 
 @image_check
-def check_methods_sample_order_invariance(trial: Trial) -> None:
+def check_methods_sample_order_invariance(subject: Subject) -> None:
     """Images in another order give the same rows in that order."""
-    estimator = trial.fitted()
-    rows = dense(estimator.transform(trial.images))
+    estimator = subject.fitted()
+    rows = dense(estimator.transform(subject.images))
     if rows_are_alike(rows):
         raise SkipTest("all images give the same row, so that their order cannot be seen")
-    order = np.roll(np.arange(len(trial.images)), 1)
-    trial.require_same_rows(
-        estimator.transform([trial.images[row] for row in order]),
+    order = np.roll(np.arange(len(subject.images)), 1)
+    subject.require_same_rows(
+        estimator.transform([subject.images[row] for row in order]),
         rows[order],
         "images in another order give other rows",
     )
 
 
 @image_check
-def check_methods_subset_invariance(trial: Trial) -> None:
+def check_methods_subset_invariance(subject: Subject) -> None:
     """`transform` of an image alone gives the row that it gives among others."""
-    estimator = trial.fitted()
-    trial.require_same_rows(
-        np.vstack([dense(estimator.transform([image])) for image in trial.images]),
-        estimator.transform(trial.images),
+    estimator = subject.fitted()
+    subject.require_same_rows(
+        np.vstack([dense(estimator.transform([image])) for image in subject.images]),
+        estimator.transform(subject.images),
         "images one by one give other rows than all at once",
     )
 
 
 @image_check
-def check_fit_one_image(trial: Trial) -> None:
+def check_fit_one_image(subject: Subject) -> None:
     """One image can be fitted and gives one row, or the `ValueError` says that it is too few."""
     try:
-        output = trial.fresh().fit_transform(trial.images[:1], trial.labels[:1])
+        output = subject.fresh().fit_transform(subject.images[:1], subject.labels[:1])
     except ValueError as error:
         require(
             _SAYS_ONE_IMAGE.search(str(error)) is not None,
@@ -99,21 +105,21 @@ def check_fit_one_image(trial: Trial) -> None:
 
 
 @image_check
-def check_finite_output(trial: Trial) -> None:
+def check_finite_output(subject: Subject) -> None:
     """Images that can be read give neither NaN nor infinity."""
-    finite = np.isfinite(trial.rows())
+    finite = np.isfinite(subject.rows())
     require(bool(finite.all()), f"{np.sum(~finite)} of {finite.size} values are not finite")
 
 
 @image_check
-def check_unreadable_image(trial: Trial) -> None:
+def check_unreadable_image(subject: Subject) -> None:
     """`transform` of an image that cannot be read raises an error, or its row is NaN.
 
     To drop it moves every later row to another image; zeros, or the row of a neighbour, pass for
     an embedding.
     """
-    estimator = trial.fitted()
-    good = [pixels_of(image) for image in trial.images[:2]]
+    estimator = subject.fitted()
+    good = [pixels_of(image) for image in subject.images[:2]]
     refused = 0
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,27 +135,29 @@ def check_unreadable_image(trial: Trial) -> None:
                 output = estimator.transform([first, unreadable, last])
             except Exception:  # noqa: S112 - any error is a right answer
                 continue
-            _require_nan_between(trial, dense(output), expected, form)
+            _require_nan_between(subject, dense(output), expected, form)
     if refused == len(UNREADABLE):
         raise SkipTest("it takes no image of a form that can be unreadable")
 
 
-def _require_nan_between(trial: Trial, rows: np.ndarray, expected: np.ndarray, form: str) -> None:
+def _require_nan_between(
+    subject: Subject, rows: np.ndarray, expected: np.ndarray, form: str
+) -> None:
     require(len(rows) == 3, f"3 images, one of them unreadable, gave {len(rows)} rows")
     require(
         bool(np.isnan(rows[1]).all()),
         f"an unreadable image ({form}) gave a row of numbers, not an error or NaN",
     )
-    trial.require_same_rows(
+    subject.require_same_rows(
         rows[[0, 2]], expected, f"an unreadable image ({form}) changes the other rows"
     )
 
 
 @image_check
-def check_readonly_memmap_input(trial: Trial) -> None:
+def check_readonly_memmap_input(subject: Subject) -> None:
     """Arrays that cannot be written to, as workers of joblib get them, give the same rows."""
     arrays = [
-        image if isinstance(image, np.ndarray) else pixels_of(image) for image in trial.images
+        image if isinstance(image, np.ndarray) else pixels_of(image) for image in subject.images
     ]
     with tempfile.TemporaryDirectory() as folder:
         images = []
@@ -157,23 +165,23 @@ def check_readonly_memmap_input(trial: Trial) -> None:
             path = Path(folder) / f"{row}.npy"
             np.save(path, each)
             images.append(np.load(path, mmap_mode="r"))
-        estimator = trial.fitted()
+        estimator = subject.fitted()
         expected = _transform_unless_refused(estimator, arrays)
-        trial.require_same_rows(
+        subject.require_same_rows(
             estimator.transform(images), expected, "read-only arrays give other rows"
         )
-        trial.fresh().fit(images, trial.labels)
+        subject.fresh().fit(images, subject.labels)
 
 
 @image_check
-def check_input_unchanged(trial: Trial) -> None:
+def check_input_unchanged(subject: Subject) -> None:
     """`fit` and `transform` leave the images as they are."""
-    items = list(trial.images)
+    items = list(subject.images)
     contents = [_content(image) for image in items]
-    estimator = trial.fitted()
-    _require_unchanged(trial.images, items, contents, "fit")
-    estimator.transform(trial.images)
-    _require_unchanged(trial.images, items, contents, "transform")
+    estimator = subject.fitted()
+    _require_unchanged(subject.images, items, contents, "fit")
+    estimator.transform(subject.images)
+    _require_unchanged(subject.images, items, contents, "transform")
 
 
 def _require_unchanged(images: list[Any], items: list[Any], contents: list[Any], by: str) -> None:
@@ -196,15 +204,15 @@ def _transform_unless_refused(estimator: Any, images: list[Any]) -> Any:
         raise SkipTest(f"refused with {type(error).__name__}: {error}") from error
 
 
-def _form_check(form: str) -> Check:
-    def body(trial: Trial) -> None:
-        pixels = [pixels_of(image) for image in trial.images]
-        estimator = trial.fitted()
+def _form_check(form: str) -> None:
+    def body(subject: Subject) -> None:
+        pixels = [pixels_of(image) for image in subject.images]
+        estimator = subject.fitted()
         with tempfile.TemporaryDirectory() as folder:
-            own = [FORMS[form_of(trial.images[0])](each, Path(folder)) for each in pixels]
+            own = [FORMS[form_of(subject.images[0])](each, Path(folder)) for each in pixels]
             other = [FORMS[form](each, Path(folder)) for each in pixels]
             expected = estimator.transform(own)
-            trial.require_same_rows(
+            subject.require_same_rows(
                 _transform_unless_refused(estimator, other),
                 expected,
                 f"the same pixels give other rows as {form}",
@@ -212,8 +220,9 @@ def _form_check(form: str) -> Check:
 
     body.__name__ = body.__qualname__ = f"check_input_form_{form}"
     body.__doc__ = f"The same pixels give the same rows as {form}, unless that form is refused."
-    return image_check(body)
+    image_check(body)
 
 
-FORM_CHECKS = tuple(_form_check(form) for form in FORMS)
-"""One check a form. A refusal skips it, so that it is seen; other rows fail it."""
+# A refusal skips the check of a form, so that it is seen; other rows fail it.
+for _form in FORMS:
+    _form_check(_form)

@@ -11,51 +11,15 @@ from featx.testing import _fitting as fitting
 from featx.testing import _frames as frames
 from featx.testing import _parameters as parameters
 from featx.testing import _rows as rows
-from featx.testing._trial import Trial
+from featx.testing._subject import CHECKS, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from featx.testing._trial import Check
+    from featx.testing._subject import Check
 
-_CHECKS: tuple[Check, ...] = (
-    parameters.check_estimator_cloneable,
-    parameters.check_estimator_repr,
-    parameters.check_estimator_tags_renamed,
-    parameters.check_valid_tag_types,
-    parameters.check_mixin_order,
-    parameters.check_no_attributes_set_in_init,
-    parameters.check_parameters_stored_unchanged,
-    parameters.check_parameters_default_constructible,
-    parameters.check_do_not_raise_errors_in_init_or_set_params,
-    parameters.check_get_params_invariance,
-    parameters.check_set_params,
-    parameters.check_set_params_takes_effect,
-    fitting.check_fit_score_takes_y,
-    fitting.check_estimators_fit_returns_self,
-    fitting.check_estimators_overwrite_params,
-    fitting.check_dont_overwrite_parameters,
-    fitting.check_fit_check_is_fitted,
-    fitting.check_transformers_unfitted,
-    fitting.check_fit_idempotent,
-    fitting.check_dict_unchanged,
-    fitting.check_estimators_pickle,
-    fitting.check_estimators_empty_data_messages,
-    fitting.check_pipeline_consistency,
-    rows.check_transformer_general,
-    rows.check_transformer_list_and_array,
-    rows.check_methods_sample_order_invariance,
-    rows.check_methods_subset_invariance,
-    rows.check_fit_one_image,
-    rows.check_finite_output,
-    rows.check_unreadable_image,
-    rows.check_readonly_memmap_input,
-    rows.check_input_unchanged,
-    *rows.FORM_CHECKS,
-    frames.check_transformer_get_feature_names_out,
-    frames.check_n_features_out,
-    frames.check_set_output_transform,
-    *frames.FRAME_CHECKS,
+_CHECKS: tuple[Check, ...] = tuple(
+    check for room in (parameters, fitting, rows, frames) for check in CHECKS[room.__name__]
 )
 
 
@@ -161,7 +125,7 @@ def check_image_transformer(
     """
     expected = dict(expected_failed_checks or {})
     _refuse_unknown_names(expected)
-    Trial(estimator, images)  # refuses what cannot be tried, before it looks like a failed check
+    Subject(estimator, images)  # refuses what cannot be tried, before it looks like a failed check
     results: list[CheckResult] = []
     failures: dict[str, Exception] = {}
     for check in _CHECKS:
