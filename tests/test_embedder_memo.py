@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from featx import EmbeddingCache, ImageEmbedder, load_image_folder
+from featx import EmbeddingCache, ImageDecodeError, ImageEmbedder, load_image_folder
 from featx._extraction import contents
 from featx._extraction.stream import EmbeddingStream
 from featx._images.digest import digest_content
@@ -57,6 +58,26 @@ def test_a_file_is_read_once_when_it_is_new_and_never_when_it_is_known(
     reads.clear()
     np.testing.assert_array_equal(ImageEmbedder(**TINY).transform(photos.paths), first)
     assert reads == []
+
+
+def test_an_image_in_an_archive_above_the_limit_of_a_file_is_read_once(
+    photos: Bunch, tmp_path: Path, reads: list[str], old_files: None
+) -> None:
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, path in enumerate(photos.paths[:3]):
+            file.write(path, f"{number}.png")
+    largest = max(Path(path).stat().st_size for path in photos.paths[:3])
+    assert archive.stat().st_size > largest
+    embedder = ImageEmbedder(**TINY, max_file_bytes=largest)
+    members = [f"{archive}/{number}.png" for number in range(3)]
+    first = embedder.transform(members)
+    assert sorted(reads) == members
+    reads.clear()
+    np.testing.assert_array_equal(embedder.transform(members), first)
+    assert reads == []
+    with pytest.raises(ImageDecodeError, match="more than the limit"):
+        embedder.set_params(max_file_bytes=largest - 1).transform(members)
 
 
 def test_a_young_file_is_read_again(photos: Bunch, reads: list[str]) -> None:

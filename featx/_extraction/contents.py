@@ -217,6 +217,8 @@ class Contents:
         # Images that came as arrays or bytes are in memory already.
         if isinstance(content, bytes) and content is not item:
             self._kept[row] = content
+            if observation is not None:
+                observation = observation._replace(n_bytes=len(content))
         return digest_content(content), observation
 
     def _finish(self, reading: _Reading) -> OpenParcel:

@@ -34,7 +34,8 @@ CLAIM_FILES = re.compile(rf"{CLAIMS.pattern}|lock")
 
 _VERSIONS = re.compile(r"v([0-9]{1,9})")
 _FINGERPRINTS = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_MEMO_FILES = re.compile(r"[0-9a-z-]+\.v[0-9]+\.(memo|tmp)")
+# Those of 0.1 were *.memo and are read no longer.
+_MEMO_FILES = re.compile(r"[0-9a-f]{16}\.sqlite(-journal)?|[0-9a-z-]+\.v[0-9]+\.(memo|tmp)")
 
 
 def is_fingerprint(name: str) -> bool:

@@ -24,53 +24,72 @@ shared writable mapping that is changed again before it is written back; on FAT 
 change time is the modification time, a rewrite of the same size whose time is put back; on NFS,
 for as long as the client keeps attributes (a minute at most by default), what another machine has
 written. Windows states no change time, so nothing is remembered there.
+
+Where it lies. One SQLite database for each machine, by the machine's name, in the folder of the
+cache: device and inode mean something on one machine only, and so those that lock the database
+share a kernel (or an NFS client), although the folder may be of a network file system. It has a
+rollback journal, as the shared memory of a write-ahead log needs a local one. A machine with a new
+name, as a container may have, begins with an empty memo. Nothing is flushed to the disk: a kill
+costs nothing, and what a power cut damages is told by SQLite or by the checksum of the entry, and
+is begun anew. A database that is busy, read-only, full or damaged is a miss and one warning.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import sqlite3
 import stat
 import struct
 import time
-import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple
+import warnings
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
+import xxhash
 
-from featx._errors import InputError
-from featx._files import write_atomically
-from featx._store.memo_files import (
-    HEAD,
-    MemoFile,
-    as_words,
-    build_entries,
-    gather,
-    newest_entries,
-    newest_rows,
-    open_memo_file,
-    path_hashes,
-)
+from featx._errors import CacheWarning, InputError
+from featx._store.locks import no_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+Result = TypeVar("Result")
 
 GRANULARITY_NS = 2_000_000_000
-SUFFIX = ".v1.memo"  # another layout needs another suffix, so that versions share a folder
-MAX_FILES = 16
-MAX_ENTRIES = 10_000_000
 
-_TEMPORARY_SUFFIX = ".v1.tmp"
-_ABANDONED_AFTER_SECONDS = 24 * 3600
-_ATTEMPTS = 5
+# Of some 8 million files; beyond it the memo begins anew.
+MAX_BYTES = 1_000_000_000
+
+# How long a busy database is waited for, and how long it is left alone after any trouble.
+BUSY_SECONDS = 2.0
+SECONDS_AFTER_TROUBLE = 60.0
+
 _HAS_CHANGE_TIME = os.name != "nt"
 
 _DIGEST_BYTES = 16
 _IDENTITY = struct.Struct("<QQQqq")  # device, inode, size, modification time, change time
 _SIZE = 2
+
+# An entry is the identity, the digest, the bytes of the content (of a member, where the identity
+# is its archive's) and a checksum of all that and the key.
+_CONTENT = struct.Struct(f"<{_IDENTITY.size}s{_DIGEST_BYTES}sQ")
+_CHECKED_BYTES = _CONTENT.size
+
+_TABLE = "CREATE TABLE IF NOT EXISTS memo (key BLOB PRIMARY KEY, entry BLOB) WITHOUT ROWID"
+
+# Files of one folder that are asked for together lie together in the table, in most requests: they
+# are read as one range, three times as fast as one by one, if that has few others between.
+_LEAST_OF_A_RANGE = 64
+_MOST_OTHERS = 2
+_KEYS_AT_ONCE = 256
+_READ_RANGE = "SELECT key, entry FROM memo WHERE key BETWEEN ? AND ? LIMIT ?"
+_READ_KEYS = f"SELECT key, entry FROM memo WHERE key IN ({', '.join('?' * _KEYS_AT_ONCE)})"  # noqa: S608
+
+# What processes have opened that were forked later: closing it there is not safe.
+_of_parents: list[sqlite3.Connection] = []
 
 _clock_ns = time.time_ns
 _stat = os.stat
@@ -87,24 +106,26 @@ class Observation(NamedTuple):
         Its device, inode, size and times; None where there is no such file, or no regular one.
     clock_ns : int
         The time before the identity was taken, in nanoseconds since 1970.
+    n_bytes : int, optional
+        The bytes of what was read, for an image in an archive; by default those of the file.
     """
 
     path: str
     identity: bytes | None
     clock_ns: int
+    n_bytes: int | None = None
 
 
 class StatMemo:
     """The digests of files that have not changed since they were read.
 
-    Several processes and threads may use one folder at once, without locks: files are written
-    under names of their own and never changed. A folder that cannot be read or written, and
-    files in it that are damaged or not the memo's, are no error: images are read again.
+    Several processes and threads may use one folder at once. A process has one connection to the
+    database, which a forked child does not take over.
 
     Parameters
     ----------
     folder : Path
-        Where the memo's files lie. It is made when something is to be remembered.
+        Where the database lies. It is made when something is to be remembered.
     split_archive_path : callable, optional
         Returns the archive that a path goes into and the name inside it, or None, by the folder
         of the path. A path in an archive, as ``photos.zip/cats/1.jpg``, has the identity of the
@@ -130,9 +151,12 @@ class StatMemo:
         split_archive_path: Callable[[str], tuple[str, str] | None] | None = None,
     ) -> None:
         self.folder = folder
+        self.path = folder / f"{xxhash.xxh3_64_hexdigest(socket.gethostname().encode())}.sqlite"
         self._split_archive_path = split_archive_path
-        # Replaced, never changed, so that threads may read it; None stands for a damaged file.
-        self._opened: dict[str, MemoFile | None] = {}
+        self._database: sqlite3.Connection | None = None
+        self._opened: tuple[int, int, int] | None = None  # process, device and inode
+        self._left_alone_until = 0.0
+        self._has_warned = False
 
     def __reduce__(self) -> tuple[type[StatMemo], tuple[Any, ...]]:
         return StatMemo, (self.folder, self._split_archive_path)
@@ -145,26 +169,35 @@ class StatMemo:
         paths : sequence of str
             Of files, or of images in archives; relative ones start at the current folder.
         max_bytes : int, optional
-            Files that are larger, or lie in an archive that is, count as not known.
+            Files that are larger count as not known.
 
         Returns
         -------
         list of (bytes of length 16) or None
             In the order of the request; None where the content is not known, for whatever reason.
+
+        Warns
+        -----
+        CacheWarning
+            The database cannot be used; once.
         """
         digests: list[bytes | None] = [None] * len(paths)
-        files = self._files()
-        if not paths or not files:
+        if not paths or not self.path.exists():
             return digests
-        rows, entries = newest_entries(files, path_hashes(paths))
-        identify = self._identifier()
-        unknown = bytes(_IDENTITY.size)
-        present = b"".join([identify(paths[row]) or unknown for row in rows.tolist()])
-        same = (entries["identity"] == as_words(present, 5)).all(axis=1)
-        if max_bytes is not None:
-            same &= entries["identity"][:, _SIZE] <= np.uint64(min(max_bytes, 2**63))
-        for row, digest in zip(rows[same].tolist(), entries["digest"][same].tolist(), strict=True):
-            digests[row] = digest
+        keys = _keys(paths)
+        entries = self._use(lambda database: _read(database, keys)) or {}
+        identify, hash_bytes = self._identifier(), xxhash.xxh3_64_digest
+        for row, key in enumerate(keys):
+            entry = entries.get(key)
+            if not isinstance(entry, bytes):  # it is absent, or its type is damaged
+                continue
+            content = entry[:_CHECKED_BYTES]
+            if entry[_CHECKED_BYTES:] != hash_bytes(content + key):
+                continue
+            identity, digest, n_bytes = _CONTENT.unpack(content)
+            is_too_large = max_bytes is not None and n_bytes > max_bytes
+            if not is_too_large and identity == identify(paths[row]):
+                digests[row] = digest
         return digests
 
     def observe(self, path: str) -> Observation:
@@ -196,7 +229,13 @@ class StatMemo:
         Returns
         -------
         bool
-            False if the folder cannot be written. Nothing is lost by it but time.
+            False if they cannot be kept. Nothing is lost by it but time.
+
+        Warns
+        -----
+        CacheWarning
+            The database cannot be used; once. A folder that cannot be made is left to the cache
+            to tell of.
 
         Raises
         ------
@@ -207,29 +246,22 @@ class StatMemo:
             if len(digest) != _DIGEST_BYTES:
                 raise InputError(f"Got a digest of {len(digest)} bytes, expected {_DIGEST_BYTES}")
         identify = self._identifier()
-        trusted = {
-            observation.path: (observation, digest)
+        trusted = [
+            (observation, digest)
             for observation, digest in observed
             if _is_trusted(observation) and identify(observation.path) == observation.identity
-        }
+        ]
         if not trusted:
             return True
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            observations, digests = zip(*trusted.values(), strict=True)
-            keys, entries = build_entries(
-                [observation.path for observation in observations],
-                [observation.identity or b"" for observation in observations],
-                digests,
-                [observation.clock_ns for observation in observations],
-            )
-            self._write(f"{time.time_ns():020d}", keys, [entries])
         except OSError:
             return False
-        # Without room for the merged file there are more files, and no other harm.
-        with contextlib.suppress(OSError):
-            self._merge_if_many()
-        return True
+        if not os.access(self.folder, os.W_OK):
+            return False
+        keys = _keys([observation.path for observation, _ in trusted])
+        rows = [(key, _entry(key, *seen)) for key, seen in zip(keys, trusted, strict=True)]
+        return self._use(lambda database: _write(database, rows)) is not None
 
     def _identifier(self) -> Callable[[str], bytes | None]:
         """Return a function from paths to identities that looks at each archive once."""
@@ -256,68 +288,134 @@ class StatMemo:
         except (OSError, ValueError):
             return None
 
-    def _files(self) -> list[MemoFile]:
-        """Open what has appeared, and return the sound files, the newest first."""
-        files: list[MemoFile] = []
-        for _ in range(_ATTEMPTS):
-            try:
-                with os.scandir(self.folder) as found:
-                    names = sorted(entry.name for entry in found if entry.name.endswith(SUFFIX))
-            except OSError:
-                names = []
-            opened = {name: self._opened[name] for name in names if name in self._opened}
-            for name in names:
-                if name not in opened:
-                    # What cannot be opened now is tried again; a damaged file stays damaged.
-                    with contextlib.suppress(OSError, ValueError):
-                        opened[name] = open_memo_file(self.folder / name)
-            self._opened = opened
-            files = [file for name in reversed(names) if (file := opened.get(name)) is not None]
-            # A file that was gone when it was opened has been merged into one not yet listed.
-            if len(opened) == len(names):
-                break
-        return files
+    def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
+        """Return what is done with the database, or None where it cannot be used.
 
-    def _write(
-        self, since: str, keys: NDArray[np.uint64], chunks: Iterable[NDArray[np.void]]
-    ) -> None:
-        # The time comes first in the name, so that names sort from the oldest to the newest.
-        stem = f"{since}-{uuid.uuid4().hex}"
-        path = self.folder / f"{stem}{SUFFIX}"
-        with write_atomically(path, self.folder / f"{stem}{_TEMPORARY_SUFFIX}") as file:
-            file.write(HEAD)
-            file.write(keys.tobytes())
-            for chunk in chunks:
-                file.write(chunk.tobytes())
-
-    def _merge_if_many(self) -> None:
-        """Put files together where there are too many, then remove those that were.
-
-        The merged file is whole before the first of its parts is removed, so whoever is killed in
-        between, or merges the same files at the same time, leaves entries twice, and none lost.
+        A thread at a time, and no process is forked meanwhile: the child would inherit what
+        SQLite has locked.
         """
-        files = self._files()
-        if len(files) <= MAX_FILES:
-            return
-        parts = _parts_to_merge(files)
-        keys = np.concatenate([file.keys for file in parts])
-        # The first of equal keys is kept, which is the newest.
-        _, rows = np.unique(keys, return_index=True)
-        if len(rows) > MAX_ENTRIES:
-            rows = newest_rows(parts, rows, MAX_ENTRIES * 3 // 4)  # to have peace for a while
-        # It takes the place of its newest part, before files that others write meanwhile.
-        self._write(parts[0].path.name.partition("-")[0], keys[rows], gather(parts, rows))
-        for part in parts:
-            with contextlib.suppress(OSError):
-                part.path.unlink()
-        self._remove_abandoned()
+        with no_fork:
+            if time.monotonic() < self._left_alone_until:
+                return None
+            try:
+                return work(self._open())
+            except (sqlite3.Error, OSError) as error:
+                self._left_alone_until = time.monotonic() + SECONDS_AFTER_TROUBLE
+                self._close()
+                if _is_damage(error):
+                    self._begin_anew()
+                message = f"The memo of digests, {self.path}, cannot be used: {error}."
+        if not self._has_warned:
+            self._has_warned = True
+            message += " Images are read again; the embeddings are right all the same."
+            warnings.warn(message, CacheWarning, stacklevel=3)
+        return None
 
-    def _remove_abandoned(self) -> None:
-        """Remove what killed processes were writing; a write takes seconds, not a day."""
-        for path in self.folder.glob(f"*{_TEMPORARY_SUFFIX}"):
+    def _open(self) -> sqlite3.Connection:
+        """Return the connection of this process to the file that lies there now."""
+        with contextlib.suppress(FileNotFoundError):
+            status = self.path.stat()
+            if self._database and self._opened == (os.getpid(), status.st_dev, status.st_ino):
+                return self._database
+        self._close()
+        # No transactions but those that are begun here; threads take turns.
+        database = self._database = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        self._opened = (os.getpid(), 0, 0)
+        for setting in ("synchronous = OFF", "trusted_schema = OFF", "cell_size_check = ON"):
+            database.execute(f"PRAGMA {setting}")
+        database.execute(_TABLE)
+        status = self.path.stat()
+        self._opened = (os.getpid(), status.st_dev, status.st_ino)
+        return database
+
+    def _close(self) -> None:
+        database, self._database = self._database, None
+        if database is not None and self._opened is not None:
+            if self._opened[0] == os.getpid():
+                with contextlib.suppress(sqlite3.Error):
+                    database.close()
+            else:
+                _of_parents.append(database)
+
+    def _begin_anew(self) -> None:
+        """Remove a damaged database. Others that have it open go on with what nobody sees."""
+        for path in (self.path, self.path.with_name(f"{self.path.name}-journal")):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
-                    path.unlink()
+                path.unlink()
+
+
+def _keys(paths: Iterable[str]) -> list[bytes]:
+    """Return the keys of paths: the xxh3-128 of the folder, then the name.
+
+    Paths are made absolute but not normalised: ``link/../a.jpg`` need not be ``a.jpg``.
+    """
+    try:
+        current = os.getcwd()  # noqa: PTH109 - a string is wanted
+    except OSError:  # it has been deleted, and what is relative to it cannot be found either
+        current = ""
+    hashes: dict[str, bytes] = {}
+    keys = []
+    for path in paths:
+        folder, separator, name = path.rpartition("/")
+        folder_hash = hashes.get(folder + separator)
+        if folder_hash is None:
+            absolute = os.path.join(current, folder + separator)  # noqa: PTH118
+            absolute = absolute if absolute.endswith("/") else absolute + "/"
+            folder_hash = xxhash.xxh3_128_digest(absolute.encode(errors="surrogatepass"))
+            hashes[folder + separator] = folder_hash
+        keys.append(folder_hash + name.encode(errors="surrogatepass"))
+    return keys
+
+
+def _read(database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the entries of keys, and maybe of a few others."""
+    of_folder = defaultdict(list)
+    for key in keys:
+        of_folder[key[:_DIGEST_BYTES]].append(key)
+    entries: dict[bytes, bytes] = {}
+    single: list[bytes | None] = []
+    for wanted in of_folder.values():
+        if len(wanted) >= _LEAST_OF_A_RANGE:
+            most = _MOST_OTHERS * len(wanted)
+            found = database.execute(_READ_RANGE, (min(wanted), max(wanted), most)).fetchall()
+            if len(found) < most:
+                entries.update(found)
+                continue
+        single += wanted
+    for start in range(0, len(single), _KEYS_AT_ONCE):
+        some = single[start : start + _KEYS_AT_ONCE]
+        some += [None] * (_KEYS_AT_ONCE - len(some))
+        entries.update(database.execute(_READ_KEYS, some))
+    return entries
+
+
+def _write(database: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -> bool:
+    database.execute("BEGIN IMMEDIATE")
+    pages, free, size = (
+        database.execute(f"PRAGMA {number}").fetchone()[0]
+        for number in ("page_count", "freelist_count", "page_size")
+    )
+    if (pages - free) * size > MAX_BYTES:
+        database.execute("DELETE FROM memo")
+    database.executemany("INSERT OR REPLACE INTO memo VALUES (?, ?)", rows)
+    database.execute("COMMIT")
+    return True
+
+
+def _entry(key: bytes, observation: Observation, digest: bytes) -> bytes:
+    identity = observation.identity or b""
+    n_bytes = observation.n_bytes
+    if n_bytes is None:
+        n_bytes = _IDENTITY.unpack(identity)[_SIZE]
+    content = _CONTENT.pack(identity, digest, n_bytes)
+    return content + xxhash.xxh3_64_digest(content + key)
+
+
+def _is_damage(error: Exception) -> bool:
+    # Of other troubles there are classes of their own, but for a table that is not there.
+    return type(error) is sqlite3.DatabaseError or str(error).startswith(("no such", "malformed"))
 
 
 def _identity(status: os.stat_result) -> bytes | None:
@@ -337,20 +435,3 @@ def _is_trusted(observation: Observation) -> bool:
     *_, modified_ns, changed_ns = _IDENTITY.unpack(observation.identity)
     youngest: int = max(modified_ns, changed_ns)
     return youngest < observation.clock_ns - GRANULARITY_NS
-
-
-def _parts_to_merge(files: Sequence[MemoFile]) -> Sequence[MemoFile]:
-    """Return the newest files, as many as make the work of all merges grow slowly.
-
-    Large old files are left alone until what is merged has come near to them in size, so an entry
-    is written again only a few times, however many there are.
-    """
-    if sum(len(file.keys) for file in files) > MAX_ENTRIES:
-        return files
-    count, merged = 1, len(files[0].keys)
-    while count < len(files) and (
-        len(files) - count >= MAX_FILES // 2 or len(files[count].keys) <= 2 * merged
-    ):
-        merged += len(files[count].keys)
-        count += 1
-    return files[:count]
