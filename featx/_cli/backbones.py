@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from featx._cli.inputs import load_unlabelled
-from featx._cli.options import AsJson, ImagesOrList
+from featx._cli.options import AsJson
 from featx._cli.printing import print_json, print_table
 
 if TYPE_CHECKING:
     from featx._backbones.catalog import BackboneEntry
-    from featx._backbones.recipe_check import RecipeCheck
 
 _LIST = "list"
 _UNKNOWN = "?"
@@ -95,73 +93,6 @@ def download(name: Name) -> None:
 
     backbone = load_backbone(name, download=True)
     typer.echo(f"{backbone.name}: {backbone.weights}, sha256 {backbone.weights_sha256}")
-
-
-@app.command()
-def check(
-    name: Name,
-    images: ImagesOrList,
-    weights: Weights = "default",
-    limit: Annotated[int, typer.Option(min=2, help="How many images to use at most.")] = 64,
-    as_json: AsJson = False,
-) -> None:
-    """Check on images whether a network is fed as its weights were trained.
-
-    The exit code is 1 when another recipe fits clearly better.
-    """
-    from featx._backbones.providers import load_backbone
-    from featx._backbones.recipe_check import check_recipe
-    from featx._images.decode import decode_content
-    from featx._images.sources import read_content
-
-    backbone = load_backbone(name, weights=weights)
-    paths = load_unlabelled(images, "path", None).paths
-    # Spread over the whole folder, as its order may be that of the classes.
-    chosen = paths[:: max(1, len(paths) // limit)][:limit]
-    found = check_recipe(backbone, [decode_content(read_content(p), str(p)) for p in chosen])
-    if as_json:
-        print_json(_describe_check(found))
-    else:
-        print_table(
-            ("recipe", "misfit", "confidence", "agreement", "features"),
-            [
-                (
-                    fit.recipe,
-                    _shown(fit.misfit, ".3f"),
-                    _shown(fit.confidence, ".3f"),
-                    _shown(fit.agreement, ".3f"),
-                    f"{fit.feature_mean:.3f} ± {fit.feature_std:.3f}",
-                )
-                for fit in found.fits
-            ],
-        )
-        typer.echo(found.summary())
-    if found.is_right is False:
-        raise typer.Exit(1)
-
-
-def _describe_check(found: RecipeCheck) -> dict[str, Any]:
-    return {
-        "backbone": found.backbone,
-        "images": found.images,
-        "is_right": found.is_right,
-        "best": found.best.recipe,
-        "recipes": [
-            {
-                "recipe": fit.recipe,
-                "preprocessing": fit.preprocessing.describe(),
-                "misfit": fit.misfit,
-                "batchnorm_distance": fit.batchnorm_distance,
-                "confidence": fit.confidence,
-                "entropy": fit.entropy,
-                "agreement": fit.agreement,
-                "feature_mean": fit.feature_mean,
-                "feature_std": fit.feature_std,
-                "dead_features": fit.dead_features,
-            }
-            for fit in found.fits
-        ],
-    }
 
 
 def _describe(entry: BackboneEntry) -> dict[str, Any]:

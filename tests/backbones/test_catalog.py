@@ -156,12 +156,3 @@ def test_two_networks_of_one_name_but_other_weights_have_other_fingerprints(
         arguments = ("--fingerprint", "timm/test_efficientnet", "--weights", str(file))
         printed.add(run(*arguments))
     assert len(printed) == 2
-
-
-def test_the_command_line_checks_a_recipe_on_images(sample_folder: Path) -> None:
-    arguments = ["check", "efficientnet_lite0", str(sample_folder / "test"), "--limit", "8"]
-    done = CliRunner().invoke(app, [*arguments, "--json"])
-    found = json.loads(done.stdout)
-    assert (found["backbone"], found["images"]) == ("efficientnet_lite0", 8)
-    assert found["recipes"][0]["agreement"] == 1
-    assert done.exit_code == (0 if found["is_right"] else 1)
