@@ -1,18 +1,49 @@
-"""Files that are either whole or absent, whatever happens while they are written."""
+"""Files that are whole or absent, whatever happens while they are written; and locks on files."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import threading
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import filelock
 
 from featx._errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
     from typing import BinaryIO
+
+# How often a busy lock is tried again; the locks that are waited for are held for milliseconds.
+_RETRY_SECONDS = 0.001
+
+# A forked child shares the locks of its parent as long as it keeps their descriptors open, so a
+# parent that dies would still seem alive. The child therefore closes them at once, and no fork
+# may fall between the opening of a descriptor and its entry here.
+_open_descriptors: set[int] = set()
+no_fork = threading.RLock()  # re-entrant, as the garbage collector may close a file at any time
+
+
+def _close_in_forked_child() -> None:
+    for descriptor in _open_descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _open_descriptors.clear()
+    no_fork.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=no_fork.acquire,
+        after_in_parent=no_fork.release,
+        after_in_child=_close_in_forked_child,
+    )
 
 
 def output_file(file: str | os.PathLike[str]) -> Path:
@@ -96,3 +127,104 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class LockedFile:
+    """An open file with an exclusive lock, which the system ends with the process.
+
+    Each object opens the file itself, so that two of them exclude each other even within one
+    thread. Where the file system knows no locks an error is raised; there is no fallback to
+    locks that outlive a killed process.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    create : bool
+        Whether to make the file if it is absent.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file is absent and `create` is false.
+    OSError
+        The file cannot be opened, or its file system knows no locks (from the methods that lock).
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     path = pathlib.Path(name, "lock")
+    ...     with LockedFile(path, create=True) as first, LockedFile(path, create=False) as second:
+    ...         first.try_lock(), second.try_lock()
+    (True, False)
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        self._path = path
+        self._process = os.getpid()
+        self._descriptor: int | None = None
+        with no_fork:
+            self._descriptor = os.open(path, flags, 0o600)
+            _open_descriptors.add(self._descriptor)
+
+    def __enter__(self) -> LockedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def lock(self, seconds: float = math.inf) -> None:
+        """Wait until no other holds the lock, then hold it.
+
+        Raises
+        ------
+        TimeoutError
+            Another has held it for so many seconds.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.try_lock():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{self._path} is held by a process that does not go on")
+            time.sleep(_RETRY_SECONDS)
+
+    def try_lock(self) -> bool:
+        """Hold the lock if no other does, and say whether it is held now."""
+        return filelock.lock_descriptor(self._opened(), blocking=False)
+
+    def write(self, content: bytes) -> None:
+        """Write the whole content of the file."""
+        with open(self._opened(), "wb", closefd=False) as file:
+            file.write(content)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open here; in a forked child it is not."""
+        return self._descriptor is not None and self._process == os.getpid()
+
+    def close(self) -> None:
+        """End the lock and close the file; twice, or in a forked child, does nothing."""
+        with no_fork:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is None or self._process != os.getpid():
+                return
+            _open_descriptors.discard(descriptor)
+            # A child forked by other means than Python's may hold a copy of the descriptor, and
+            # with it the lock, so closing alone would not be enough.
+            with contextlib.suppress(OSError):
+                filelock.unlock_descriptor(descriptor)
+            os.close(descriptor)
+
+    def _opened(self) -> int:
+        if self._descriptor is None or not self.is_open:
+            raise ValueError("the file is closed")
+        return self._descriptor

@@ -16,9 +16,9 @@ from small_networks import TINY
 
 from featx import ImageEmbedder, export_embeddings, read_embeddings
 from featx._errors import ImageDecodeError, InputError
+from featx._files import LockedFile
 from featx._images.digest import digest_content
 from featx._parquet import files as parquet_files
-from featx._store.locks import LockedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable

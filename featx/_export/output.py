@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from featx._errors import InputError, SchemaError
+from featx._files import LockedFile
 from featx._parquet.files import (
     MACHINERY,
     EmbeddingFile,
@@ -23,7 +24,6 @@ from featx._parquet.files import (
     rows_of_a_group,
     same_recipe,
 )
-from featx._store.locks import LockedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -20,9 +20,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from featx._files import LockedFile, no_fork
 from featx._images.digest import DIGEST_BYTES
 from featx._store.layout import CLAIMS, CLAIMS_NAME
-from featx._store.locks import LockedFile, no_fork
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

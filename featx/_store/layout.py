@@ -104,16 +104,20 @@ def evictable_files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
         yield root / GRAPHS_NAME / name, status
 
 
-def memo_files(root: Path) -> dict[Path, os.stat_result]:
-    """Return the files of the memo.
+def files_beside(root: Path) -> dict[Path, os.stat_result]:
+    """Return what the limit is not about: the files of the memo, temporary files of graphs.
 
     Raises
     ------
     OSError
         The folder cannot be read.
     """
-    folder = root / MEMO_NAME
-    return {folder / name: status for name, status in files_of(folder, _MEMO_FILES).items()}
+    kinds = ((root / MEMO_NAME, _MEMO_FILES), (root / GRAPHS_NAME, GRAPH_TEMPORARY_FILES))
+    return {
+        folder / name: status
+        for folder, names in kinds
+        for name, status in files_of(folder, names).items()
+    }
 
 
 def foreign_files(folder: Path) -> list[Path]:

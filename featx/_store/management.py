@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from featx._errors import SchemaError
+from featx._files import LockedFile
 from featx._store.claims import ClaimFolder
 from featx._store.layout import (
     CLAIMS_NAME,
@@ -23,13 +24,12 @@ from featx._store.layout import (
     SHARDS,
     TEMPORARY_FILES,
     evictable_files,
+    files_beside,
     files_of,
     foreign_files,
-    memo_files,
     table_folders,
     upkeep_lock,
 )
-from featx._store.locks import LockedFile
 from featx._store.shards import FORMAT_VERSION, Shard
 from featx._store.table import EmbeddingTable
 from featx._store.upkeep import drop_oldest, merge_shards, total_bytes
@@ -170,16 +170,13 @@ class RemovalReport:
 
 def describe_cache(root: Path, max_bytes: int | None) -> CacheInfo:
     """Return what a cache holds; see `EmbeddingCache.info`."""
-    tables, n_temporary, n_void, n_foreign = [], 0, 0, 0
+    n_temporary, n_void = _leftovers(root, remove=False)
+    tables, n_foreign = [], 0
     for version, folder in table_folders(root):
         table = _describe_table(version, folder)
         if table.n_shards:
             tables.append(table)
-        temporary, void = _leftovers(folder)
-        n_temporary += len(temporary)
-        n_void += void
         n_foreign += len(foreign_files(folder))
-    n_temporary += len(_graph_leftovers(root))
     tables.sort(key=lambda table: -(table.last_used or 0))
     return CacheInfo(
         folder=str(root),
@@ -194,15 +191,14 @@ def describe_cache(root: Path, max_bytes: int | None) -> CacheInfo:
 
 def verify_cache(root: Path, *, repair: bool) -> VerifyReport:
     """Read every row of a cache; see `EmbeddingCache.verify`."""
-    rows = shards = damaged_rows = temporary = void = 0
+    rows = shards = damaged_rows = 0
     unreadable: list[str] = []
     foreign: list[str] = []
     unchecked: list[str] = []
     with _upkeep_lock(root, must=repair):
+        temporary, void = _leftovers(root, remove=repair)
         for version, folder in table_folders(root):
             foreign += map(str, foreign_files(folder))
-            left_files, left_claims = _sweep(folder) if repair else _leftovers(folder)
-            temporary, void = temporary + len(left_files), void + left_claims
             if version != FORMAT_VERSION:
                 unchecked.append(str(folder))
                 continue
@@ -223,7 +219,6 @@ def verify_cache(root: Path, *, repair: bool) -> VerifyReport:
                 damaged_rows += n_damaged
                 if n_damaged and repair:
                     merge_shards(table, [name])
-        temporary += len(_sweep_graphs(root) if repair else _graph_leftovers(root))
     return VerifyReport(
         n_rows=rows,
         n_shards=shards,
@@ -239,12 +234,8 @@ def verify_cache(root: Path, *, repair: bool) -> VerifyReport:
 
 def prune_cache(root: Path, *, max_bytes: int | None, unused_days: float | None) -> RemovalReport:
     """Remove what has not been used for long; see `EmbeddingCache.prune`."""
-    temporary = void = 0
     with _upkeep_lock(root, must=True):
-        for _, folder in table_folders(root):
-            left_files, left_claims = _sweep(folder)
-            temporary, void = temporary + len(left_files), void + left_claims
-        temporary += len(_sweep_graphs(root))
+        temporary, void = _leftovers(root, remove=True)
         since = 0.0 if unused_days is None else time.time() - unused_days * _SECONDS_OF_A_DAY
         limit = total_bytes(root) if max_bytes is None else max_bytes
         dropped = drop_oldest(root, limit, unused_since=since)
@@ -255,29 +246,27 @@ def prune_cache(root: Path, *, max_bytes: int | None, unused_days: float | None)
 
 def clear_cache(root: Path, *, fingerprint: str | None) -> RemovalReport:
     """Remove the tables of one fingerprint or of all; see `EmbeddingCache.clear`."""
-    n_shards = n_bytes = temporary = void = 0
+    n_shards = n_bytes = 0
     foreign: list[str] = []
     with _upkeep_lock(root, must=True):
+        temporary, void = _leftovers(root, remove=True, fingerprint=fingerprint)
         for _, folder in list(table_folders(root)):
             if fingerprint in (None, folder.name):
-                left_files, left_claims = _sweep(folder)
-                temporary, void = temporary + len(left_files), void + left_claims
                 for name, status in files_of(folder).items():
                     (folder / name).unlink(missing_ok=True)
                     n_shards, n_bytes = n_shards + 1, n_bytes + status.st_size
                 foreign += map(str, foreign_files(folder))
                 _remove_empty(folder)
         if fingerprint is None:
-            temporary += len(_sweep_graphs(root, 0.0))
-            for path, status in [*evictable_files(root), *memo_files(root).items()]:
+            for path, status in [*evictable_files(root), *files_beside(root).items()]:
                 path.unlink(missing_ok=True)
                 n_bytes += status.st_size
     return RemovalReport(n_shards, n_bytes, temporary, void, _all_bytes(root), tuple(foreign))
 
 
 def _all_bytes(root: Path) -> int:
-    """Return what a cache takes on the disk, with the memo."""
-    return total_bytes(root) + sum(status.st_size for status in memo_files(root).values())
+    """Return what a cache takes on the disk, with what the limit is not about."""
+    return total_bytes(root) + sum(status.st_size for status in files_beside(root).values())
 
 
 @contextlib.contextmanager
@@ -341,16 +330,36 @@ def _read_recipe(folder: Path) -> dict[str, Any] | None:
     return recipe if isinstance(recipe, dict) else None
 
 
-def _leftovers(folder: Path) -> tuple[list[Path], int]:
-    """Return the temporary files of killed processes and the number of their void claims."""
-    with contextlib.ExitStack() as lock:
-        claims = ClaimFolder(folder)
-        void: set[str] = set()
-        if (folder / CLAIMS_NAME).is_dir():
-            with contextlib.suppress(OSError):  # in a folder that is only read nobody writes
-                lock.enter_context(claims.locked())
-                void = claims.void()
-        return _abandoned_files(folder, void), len(void)
+def _leftovers(root: Path, *, remove: bool, fingerprint: str | None = None) -> tuple[int, int]:
+    """Count what killed processes have left behind: temporary files and void claims.
+
+    It is removed where that is wanted; `fingerprint` names the only table to look at.
+    """
+    folders = [folder for _, folder in table_folders(root) if fingerprint in (None, folder.name)]
+    young = time.time() - _ABANDONED_AFTER_SECONDS
+    files = [
+        root / GRAPHS_NAME / name
+        for name, status in files_of(root / GRAPHS_NAME, GRAPH_TEMPORARY_FILES).items()
+        if status.st_mtime < young
+    ]
+    n_void = 0
+    for folder in folders:
+        claims, void = ClaimFolder(folder), set[str]()
+        with contextlib.ExitStack() as lock:
+            if (folder / CLAIMS_NAME).is_dir():
+                try:
+                    lock.enter_context(claims.locked())
+                    void = claims.void()
+                except OSError:  # in a folder that is only read nobody writes
+                    if remove:
+                        raise
+            files += _abandoned_files(folder, void)
+            if remove and void:
+                claims.live()  # which removes them
+        n_void += len(void)
+    for path in files if remove else ():
+        path.unlink(missing_ok=True)
+    return len(files), n_void
 
 
 def _abandoned_files(folder: Path, void: set[str]) -> list[Path]:
@@ -362,37 +371,6 @@ def _abandoned_files(folder: Path, void: set[str]) -> list[Path]:
         if name.removesuffix(".tmp") in void
         or (name.removesuffix(".tmp") not in claimed and status.st_mtime < young)
     ]
-
-
-def _sweep(folder: Path) -> tuple[list[Path], int]:
-    """Remove what `_leftovers` returns."""
-    if not (folder / CLAIMS_NAME).is_dir():
-        void: set[str] = set()
-        files = _abandoned_files(folder, void)
-    else:
-        claims = ClaimFolder(folder)
-        with claims.locked():
-            void = claims.void()
-            files = _abandoned_files(folder, void)
-            claims.live()
-    for path in files:
-        path.unlink(missing_ok=True)
-    return files, len(void)
-
-
-def _graph_leftovers(root: Path, seconds: float = _ABANDONED_AFTER_SECONDS) -> list[Path]:
-    """Return what killed processes were writing of graphs, if it is so old."""
-    folder, young = root / GRAPHS_NAME, time.time() - seconds
-    files = files_of(folder, GRAPH_TEMPORARY_FILES)
-    return [folder / name for name, status in files.items() if status.st_mtime <= young]
-
-
-def _sweep_graphs(root: Path, seconds: float = _ABANDONED_AFTER_SECONDS) -> list[Path]:
-    """Remove what `_graph_leftovers` returns."""
-    files = _graph_leftovers(root, seconds)
-    for path in files:
-        path.unlink(missing_ok=True)
-    return files
 
 
 def _remove_empty(folder: Path) -> None:

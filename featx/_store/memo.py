@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import xxhash
 
 from featx._errors import CacheWarning, InputError
-from featx._store.locks import no_fork
+from featx._files import no_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

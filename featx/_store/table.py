@@ -178,7 +178,7 @@ class EmbeddingTable:
             listed = self._list()
             if listed is None or listed == before:
                 return
-            self._take(listed)
+            self._follow(listed)
             before = listed
 
     def make(self) -> None:
@@ -277,7 +277,7 @@ class EmbeddingTable:
             self.warn("folder", f"The cache cannot be read and serves nothing: {error}")
             return None
 
-    def _take(self, listed: set[str]) -> None:
+    def _follow(self, listed: set[str]) -> None:
         index = self._index
         self._damaged &= listed
         added = []

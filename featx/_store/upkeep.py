@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featx._errors import SchemaError
-from featx._files import write_atomically
+from featx._files import LockedFile, write_atomically
 from featx._store.layout import evictable_files, files_of, upkeep_lock
-from featx._store.locks import LockedFile
 from featx._store.shards import Shard, new_shard_name, write_shard
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from pyarrow import ipc
 from store_trials import DIMENSION, digests_of, open_table, run, vectors_of
 
 from featx._errors import CacheWarning
+from featx._files import LockedFile
 from featx._store.cache import EmbeddingCache
-from featx._store.locks import LockedFile
 from featx._store.session import Session
 
 if TYPE_CHECKING:

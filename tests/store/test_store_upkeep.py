@@ -26,9 +26,9 @@ from store_trials import (
 )
 
 from featx._errors import CacheWarning
+from featx._files import LockedFile
 from featx._store import upkeep
 from featx._store.cache import EmbeddingCache
-from featx._store.locks import LockedFile
 from featx._store.session import Session
 from featx._store.upkeep import choose_to_merge, merge_shards
 
