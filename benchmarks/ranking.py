@@ -29,7 +29,6 @@ from featx import ImageEmbedder, load_backbone, load_image_folder
 from featx._selection.heads import choose_heads
 from featx._selection.ranking import SCORES, rank_backbones
 from featx._selection.transferability import (
-    h_score,
     linear_probe_score,
     log_me,
     nearest_neighbour_score,
@@ -95,10 +94,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "accuracy": [f"{row.accuracy:.3f} ± {row.error:.3f}" for row in table.itertuples()],
         "rank": table["rank"],
     }
-    columns |= {
-        score: ["–" if pd.isna(value) else f"{value:.3f}" for value in table[score]]
-        for score in SCORES
-    }
+    columns |= {score: table[score].map("{:.3f}".format) for score in SCORES}
     columns["ms per image"] = (table["seconds_per_image"] * 1000).map("{:.1f}".format)
     columns["M parameters"] = table["parameters"].map("{:.1f}".format)
     return pd.DataFrame(columns)
@@ -109,8 +105,7 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     pretrained = table[~table["weights"].str.startswith("random")]
     rows = []
     for score in SCORES:
-        # A random network has no classifier to ask.
-        of_all = "–" if table[score].isna().any() else tau(table[score], table["accuracy"])
+        of_all = tau(table[score], table["accuracy"])
         of_pretrained = tau(pretrained[score], pretrained["accuracy"])
         rows.append((score, of_all, of_pretrained))
     columns = ["score", f"all {len(table)}", f"the {len(pretrained)} pretrained"]
@@ -155,7 +150,7 @@ def main() -> None:
 
 def seconds(vectors: np.ndarray, labels: Any) -> pd.DataFrame:
     rows = []
-    for score in (linear_probe_score, log_me, nearest_neighbour_score, h_score):
+    for score in (linear_probe_score, log_me, nearest_neighbour_score):
         start = time.perf_counter()
         score(vectors, labels)
         rows.append((score.__name__, f"{time.perf_counter() - start:.2f}"))

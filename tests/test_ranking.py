@@ -12,28 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torchvision
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
-from scipy.special import softmax
 from sklearn.utils import Bunch
 from torch import nn
 from typer.testing import CliRunner
 
-from featx import FrozenBackbone, ImageEmbedder, load_backbone, load_image_folder
+from featx import ImageEmbedder, load_backbone, load_image_folder
 from featx._cli.rank import rank
 from featx._errors import FeatxError, ImageDecodeError, ImageDecodeWarning, InputError, WeightsError
 from featx._extraction import graphs as exported_graphs
 from featx._extraction import runtime
 from featx._extraction.onnx_runtime import OnnxRuntime
-from featx._images.decode import decode_content
 from featx._selection import timing
-from featx._selection.ranking import DEFAULT_SCORES, order_by_rank, rank_backbones
-from featx._selection.source_classifier import find_source_classifier
+from featx._selection.ranking import SCORES, order_by_rank, rank_backbones
 from featx._selection.timing import seconds_per_image
-from featx._selection.transferability import leep, log_me
+from featx._selection.transferability import log_me
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +73,7 @@ def test_the_better_of_a_pretrained_and_a_random_network_is_found_in_20_of_20_dr
     ]
     embedder = ImageEmbedder(cache=tmp_path / "cache", progress=False)
     random = np.random.default_rng(0)
-    wins = dict.fromkeys(["rank", *DEFAULT_SCORES], 0)
+    wins = dict.fromkeys(["rank", *SCORES], 0)
     for _ in range(20):
         draw = np.concatenate(
             [random.choice(rows, of_each_class // 2, replace=False) for rows in of_class]
@@ -115,7 +110,7 @@ def test_the_table_has_a_row_for_each_network_best_first(photos: Bunch) -> None:
 def test_what_a_ranking_embedded_is_in_the_cache_for_whoever_comes_next(
     photos: Bunch, private_cache: Path
 ) -> None:
-    rank_tiny(photos, scores=["knn", "leep"])
+    rank_tiny(photos, scores="knn")
     stored = {path: path.stat().st_mtime_ns for path in private_cache.rglob("*.arrow")}
     assert stored
     again = rank_tiny(photos, timed_images=5)
@@ -143,7 +138,7 @@ def test_the_time_of_an_image_is_that_of_the_network_from_the_graph_that_is_kept
 
     monkeypatch.setattr(exported_graphs, "export_onnx", counted_export)
     monkeypatch.setattr(OnnxRuntime, "run", counted_run)
-    # With a further layer, as LEEP takes it, the graph that is kept is another.
+    # With a further layer the graph that is kept is another.
     embedder = ImageEmbedder(**TINY | {"runtime": "onnx"}, also_cache=["blocks.1"])
     timed = 5 + min(5, 2 * torch.get_num_threads())  # and those that come before
     for exports, computed in [(1, len(photos.paths) + timed), (0, timed)]:
@@ -278,61 +273,16 @@ def test_labels_and_networks_are_checked_before_images_are_read(private_cache: P
         rank_backbones(absent, list("aaaabb"), ["efficientnet_lite0"], scores="logme")
 
 
-def test_leep_asks_the_classifier_of_the_network_and_is_nan_where_there_is_none(
-    photos: Bunch,
-) -> None:
-    pretrained = load_backbone(image_size=64)
-    networks = [pretrained, load_backbone(weights=None, image_size=64)]
-    for layers in ("penultimate", "blocks.4"):
-        table = rank_backbones(
-            photos.paths, photos.target, networks, layers=layers, scores=["leep", "nce"],
-            timed_images=0, embedder=ImageEmbedder(**RUN),
-        )  # fmt: skip
-        assert np.isnan(table[["leep", "nce"]].iloc[1]).all()
-        assert table["weights"][1].startswith("random")
-        pixels = torch.stack([_pixels(pretrained, path) for path in photos.paths])
-        network = pretrained.network(pretrained.taps())
-        with torch.inference_mode():
-            logits = network.module(network.normalize(pixels)).double().numpy()
-        expected = leep(softmax(logits, axis=1), photos.target)
-        assert table["leep"][0] == pytest.approx(expected, abs=1e-4)
-
-
-def _pixels(backbone: FrozenBackbone, path: str) -> torch.Tensor:
-    decoded = decode_content(Path(path).read_bytes(), path)
-    return backbone.preprocessing.views(decoded, "center", path)[0]
-
-
-def test_the_classifier_of_a_module_of_ones_own_is_found_where_it_is_the_output() -> None:
-    torch.manual_seed(0)
-    network = torchvision.models.resnet18(num_classes=7).eval()
-    found = find_source_classifier(FrozenBackbone(network))
-    assert found is not None
-    np.testing.assert_array_equal(found.weight, network.fc.weight.detach().numpy())
-    probabilities = found.probabilities(np.ones((2, 512), dtype=np.float32))
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-
-    class Scaled(torchvision.models.ResNet):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return 2 * super().forward(x)
-
-    scaled = Scaled(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=7)
-    assert find_source_classifier(FrozenBackbone(scaled)) is None
-    headless = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert find_source_classifier(FrozenBackbone(headless)) is None
-    cut = torchvision.models.resnet18()
-    cut.fc = nn.Identity()
-    assert find_source_classifier(FrozenBackbone(cut)) is None
-    assert find_source_classifier(load_backbone("timm/test_vit", weights=None)) is None
-
-
-def test_a_weights_file_without_a_classifier_has_none_to_ask(tmp_path: Path) -> None:
-    tensors = dict(load_backbone(TINY_NAMES[0], weights=None).module.state_dict())
-    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    save_file(tensors, whole)
-    save_file({name: t for name, t in tensors.items() if not name.startswith("classifier")}, cut)
-    assert find_source_classifier(load_backbone(TINY_NAMES[0], weights=whole)) is not None
-    assert find_source_classifier(load_backbone(TINY_NAMES[0], weights=cut)) is None
+def test_copies_of_an_image_count_once_for_log_me(photos: Bunch) -> None:
+    # As many dimensions as images: one copy would make an evidence without bound.
+    expected = rank_tiny(photos, scores="logme")
+    photos.paths, photos.target = [*photos.paths, photos.paths[3]], [*photos.target, "blue"]
+    repeated = rank_tiny(photos, scores="logme")
+    assert np.isfinite(repeated["logme"]).all()
+    pd.testing.assert_frame_equal(repeated, expected)
+    # Where every image has two labels nothing can be told.
+    photos.paths, photos.target = [*photos.paths[:6]] * 2, ["a"] * 6 + ["b"] * 6
+    assert np.isnan(rank_tiny(photos, scores="logme")["logme"]).all()
 
 
 SCORE_COLUMNS = st.lists(st.sampled_from([0.0, 0.5, 1.0, np.nan, np.inf]), min_size=1, max_size=6)
@@ -375,17 +325,17 @@ def test_the_command_prints_a_table_and_writes_all_of_it(
     featx_rank: Callable[..., Any], photos: Bunch, tmp_path: Path
 ) -> None:
     folder, out = Path(photos.paths[0]).parent.parent, tmp_path / "ranking.csv"
-    arguments = (folder, "--backbones", "efficientnet_lite0", "--scores", "logme, leep", "--out",
+    arguments = (folder, "--backbones", "efficientnet_lite0", "--scores", "logme, knn", "--out",
                  out, "--timed-images", 1)  # fmt: skip
     done = featx_rank(*arguments)
     assert done.exit_code == 0
     assert done.stderr == ""
     header, row, wrote = done.stdout.splitlines()
-    assert header.split()[:4] == ["rank", "backbone", "logme", "leep"]
+    assert header.split()[:4] == ["rank", "backbone", "logme", "knn"]
     assert row.split()[:2] == ["1", "efficientnet_lite0"]
     assert wrote == f"Wrote {out}"
     table = pd.read_csv(out)
-    assert {"logme", "leep", "seconds_per_image", "parameters", "weights"} <= set(table.columns)
+    assert {"logme", "knn", "seconds_per_image", "parameters", "weights"} <= set(table.columns)
     assert f"{table['logme'][0]:.3f}" in row
 
     sized = json.loads(featx_rank(*arguments[:-1], 0, "--image-size", 64, "--json").stdout)

@@ -9,26 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.special import softmax
 from scipy.stats import multivariate_normal, ortho_group
-from sklearn.covariance import LedoitWolf
-from sklearn.metrics import mutual_info_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from featx._errors import InputError
-from featx._selection.evidence import maximum_log_evidence
-from featx._selection.projection import project_targets
 from featx._selection.transferability import (
-    h_score,
-    leep,
     linear_probe_score,
     log_me,
-    nce,
+    maximum_log_evidence,
     nearest_neighbour_score,
+    project_targets,
 )
 
-OF_EMBEDDINGS = (log_me, h_score, nearest_neighbour_score, linear_probe_score)
+OF_EMBEDDINGS = (log_me, nearest_neighbour_score, linear_probe_score)
 
 KINDS = (
     "more images than dimensions",
@@ -102,7 +96,10 @@ def log_evidence_by_density(features: np.ndarray, target: np.ndarray) -> float:
     return -minimize(cost, end.x, method="Nelder-Mead", bounds=bounds, options=options).fun
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize(
+    "seed",
+    [*range(2 * len(KINDS)), *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 200))],
+)
 def test_log_me_is_the_greatest_density_found_by_an_independent_way(seed: int) -> None:
     features, labels = problem(seed)
     expected = np.mean(
@@ -169,7 +166,6 @@ def test_embeddings_that_say_nothing_have_the_score_of_no_features(value: float)
             [log_evidence_by_density(features, (labels == c).astype(float)) / 20 for c in (0, 1)]
         )
         assert log_me(features, labels) == pytest.approx(expected, abs=1e-7)
-    assert h_score(features, labels) == 0
 
 
 def test_classes_that_are_reproduced_exactly_have_no_bound() -> None:
@@ -206,73 +202,26 @@ def test_the_evidence_is_found_where_the_ratio_is_extreme() -> None:
         assert found == pytest.approx(expected, abs=0.4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), data=st.data())
-def test_scores_do_not_depend_on_order_names_and_units(seed: int, data: st.DataObject) -> None:
+def test_log_me_does_not_depend_on_order_names_and_units(seed: int, data: st.DataObject) -> None:
     features, labels = problem(seed)
     shuffled = data.draw(st.permutations(range(len(labels))))
     factor = data.draw(st.floats(1e-3, 1e3))
     named = np.array([f"class {label}" for label in labels])[shuffled]
-    for score in (log_me, h_score):
-        expected = score(features, labels)
-        assert score(factor * features[shuffled], named) == pytest.approx(expected, abs=1e-8)
+    expected = log_me(features, labels)
+    assert log_me(factor * features[shuffled], named) == pytest.approx(expected, abs=1e-8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_log_me_and_h_score_do_not_depend_on_the_axes(seed: int) -> None:
+def test_log_me_does_not_depend_on_the_axes(seed: int) -> None:
     features, labels = problem(seed)
     turn = ortho_group.rvs(features.shape[1], random_state=seed)
-    for score in (log_me, h_score):
-        expected = score(features, labels)
-        assert score(features @ turn, labels) == pytest.approx(expected, abs=1e-7)
+    expected = log_me(features, labels)
+    assert log_me(features @ turn, labels) == pytest.approx(expected, abs=1e-7)
     padded = np.hstack([features, np.zeros((len(features), 40))])
-    assert log_me(padded, labels) == pytest.approx(log_me(features, labels), abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_h_score_is_the_trace_of_its_definition(seed: int) -> None:
-    features, labels = problem(seed)
-    fitted = LedoitWolf().fit(features)
-    means = np.stack([features[labels == label].mean(axis=0) for label in labels])
-    between = np.atleast_2d(np.cov(means, rowvar=False, bias=True))
-    expected = (1 - fitted.shrinkage_) * np.trace(np.linalg.pinv(fitted.covariance_) @ between)
-    assert h_score(features, labels) == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    assert 0 <= h_score(features, labels) <= len(np.unique(labels)) - 1
-
-
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10_000), classes=st.integers(2, 5), source=st.integers(1, 7))
-def test_leep_and_nce_are_their_definitions(seed: int, classes: int, source: int) -> None:
-    random = np.random.default_rng(seed)
-    labels = np.r_[np.arange(classes), random.integers(0, classes, 30)]
-    names = np.array(["e", "d", "c", "b", "a"])[labels]
-    probabilities = softmax(3 * random.normal(size=(len(labels), source)), axis=1)
-    expected = 0.0
-    for i, y in enumerate(labels):
-        seen = 0.0
-        for z in range(source):
-            of_class = sum(probabilities[j, z] for j in range(len(labels)) if labels[j] == y)
-            seen += of_class / probabilities[:, z].sum() * probabilities[i, z]
-        expected += np.log(seen) / len(labels)
-    assert leep(probabilities, names) == pytest.approx(expected)
-
-    predicted = probabilities.argmax(axis=1)
-    entropy = mutual_info_score(labels, labels)
-    conditional = entropy - mutual_info_score(labels, predicted)
-    assert nce(predicted, names) == pytest.approx(-conditional, abs=1e-9)
-    # A classifier that is sure of everything: LEEP is NCE.
-    assert leep(np.eye(source)[predicted], names) == pytest.approx(nce(predicted, names), abs=1e-9)
-    assert leep(probabilities, names) <= 0
-
-
-def test_probabilities_may_be_float32_and_have_classes_that_nobody_sees() -> None:
-    probabilities = np.zeros((4, 3), dtype=np.float32)
-    probabilities[[0, 1], 0] = probabilities[[2, 3], 1] = 1
-    assert leep(probabilities, list("aabb")) == 0
-    assert nce([5, 5, 5, 7], list("aabb")) == pytest.approx(
-        3 / 4 * np.log(2 / 3) * 2 / 3 + np.log(1 / 3) / 4
-    )
+    assert log_me(padded, labels) == pytest.approx(expected, abs=1e-9)
 
 
 def test_neighbours_vote_as_leaving_one_image_out_does() -> None:
@@ -310,7 +259,7 @@ def test_the_more_noise_the_lower_the_score(score: Any) -> None:
     assert len(set(scores)) >= 4
 
 
-@pytest.mark.parametrize("score", [*OF_EMBEDDINGS, leep])
+@pytest.mark.parametrize("score", OF_EMBEDDINGS)
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
@@ -337,10 +286,6 @@ def test_what_cannot_be_scored_is_refused(
 
 
 def test_refusals_of_single_scores() -> None:
-    with pytest.raises(InputError, match=r"row 1 .* take the softmax first"):
-        leep([[0.5, 0.5], [3, -2]], ["a", "b"])
-    with pytest.raises(InputError, match="source labels"):
-        nce([1, None], ["a", "b"])
     with pytest.raises(InputError, match="class 'b' of 2 image"):
         linear_probe_score(np.eye(5), list("aaabb"))
     with pytest.raises(InputError, match="n_neighbors=0"):

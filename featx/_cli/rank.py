@@ -44,10 +44,10 @@ def rank(
     scores: Annotated[
         str,
         typer.Option(
-            help="Any of 'linear_probe', 'logme', 'knn', 'hscore', 'leep' and 'nce', separated "
-            "by commas; the first decides the order."
+            help="Any of 'linear_probe', 'logme' and 'knn', separated by commas; the first decides "
+            "the order."
         ),
-    ] = "linear_probe,logme,knn,hscore",
+    ] = "linear_probe,logme,knn",
     out: OutTable = None,
     skip_missing: Annotated[
         bool,

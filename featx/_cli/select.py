@@ -83,7 +83,7 @@ def _print_selection(selection: Selection, folds: int) -> None:
     skipped = len(selection.train.failures)
     note = f", {skipped} left out as unreadable" if skipped else ""
     typer.echo(
-        f"{len(selection.train.paths)} images of {len(selection.search.classes_)} classes{note}; "
+        f"{len(selection.train.images)} images of {len(selection.search.classes_)} classes{note}; "
         f"accuracy over {folds} folds:"
     )
     print_table(

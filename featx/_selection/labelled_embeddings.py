@@ -1,4 +1,4 @@
-"""Labelled embeddings: the images of a set that could be read, and those that could not."""
+"""Labelled embeddings: the images of a set that could be read, and a model's score on them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.base import clone
 
-from featx._images.sources import as_image_list
+from featx._images.sources import as_image_list, describe_item
 from featx._parquet.embeddings import write_embeddings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sklearn.pipeline import Pipeline
 
     from featx._embedder import ImageEmbedder
     from featx._errors import DecodeFailure
@@ -24,15 +27,19 @@ class LabelledEmbeddings:
 
     Attributes
     ----------
-    paths : ndarray of str objects, shape (n_images,)
-    labels : ndarray of str objects, shape (n_images,)
+    images : ndarray of objects, shape (n_images,)
+        As they were given.
+    rows : ndarray of int64, shape (n_images,)
+        Where each stood among those that were given.
+    labels : ndarray, shape (n_images,)
     vectors : ndarray of float32, shape (n_images, dimension)
-    digests : list of bytes or None
+    digests : list of bytes
     failures : tuple of DecodeFailure
         The images that were left out.
     """
 
-    paths: np.ndarray
+    images: np.ndarray
+    rows: np.ndarray
     labels: np.ndarray
     vectors: np.ndarray
     digests: list[bytes | None]
@@ -43,7 +50,7 @@ class LabelledEmbeddings:
         write_embeddings(
             file,
             self.vectors,
-            paths=list(self.paths),
+            paths=[describe_item(image) for image in self.images],
             labels=list(self.labels),
             digests=self.digests,
             provenance=provenance,
@@ -51,18 +58,9 @@ class LabelledEmbeddings:
 
 
 def embed_labelled(
-    images: Any, embedder: ImageEmbedder, *, skip_unreadable: bool
+    images: Any, labels: Any, embedder: ImageEmbedder, *, skip_unreadable: bool
 ) -> LabelledEmbeddings:
-    """Embed labelled images.
-
-    Parameters
-    ----------
-    images : Bunch
-        As `load_image_folder` and `load_manifest` return it: ``data`` and ``target``.
-    embedder : ImageEmbedder
-        It is not changed.
-    skip_unreadable : bool
-        Leave out images that cannot be read, instead of raising at the first.
+    """Embed labelled images, all in one go; the embedder is not changed.
 
     Raises
     ------
@@ -70,17 +68,52 @@ def embed_labelled(
         When an image cannot be read and ``skip_unreadable`` is False, or when none can.
     """
     tolerant = clone(embedder).set_params(on_error="nan" if skip_unreadable else "raise")
-    extraction = tolerant.extract(images.data)
+    items = as_image_list(images)
+    extraction = tolerant.extract(items)
     unread = {failure.row for failure in extraction.failures}
-    items = as_image_list(images.data)
-    rows = [row for row in range(len(items)) if row not in unread]
+    rows = np.array([row for row in range(len(items)) if row not in unread])
     # Filled, not converted: numpy would make arrays of one shape into one of four dimensions.
-    paths = np.empty(len(rows), dtype=object)
-    paths[:] = [items[row] for row in rows]
+    read = np.empty(len(rows), dtype=object)
+    read[:] = [items[row] for row in rows]
     return LabelledEmbeddings(
-        paths=paths,
-        labels=np.asarray(images.target)[rows],
-        vectors=extraction.vectors[rows],
+        images=read,
+        rows=rows,
+        labels=np.asarray(labels)[rows],
+        vectors=extraction.vectors[rows] if unread else extraction.vectors,
         digests=[extraction.digests[row] for row in rows],
         failures=extraction.failures,
     )
+
+
+@dataclass(frozen=True)
+class HeldOutScore:
+    """Accuracy on images that took no part in the search, with its 95 % Wilson interval.
+
+    Examples
+    --------
+    >>> score = HeldOutScore(correct=90, total=100)
+    >>> score.accuracy
+    0.9
+    >>> [round(end, 3) for end in score.interval]
+    [0.826, 0.945]
+    """
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose label was predicted."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end of the interval (Wilson, 1927)."""
+        interval = binomtest(self.correct, self.total).proportion_ci(method="wilson")
+        return float(interval.low), float(interval.high)
+
+
+def score_held_out(model: Pipeline, test: LabelledEmbeddings) -> HeldOutScore:
+    """Return the score of a fitted model on what its first step, the embedder, would make."""
+    predicted = model[1:].predict(test.vectors)
+    return HeldOutScore(int(np.sum(predicted == test.labels)), len(test.labels))

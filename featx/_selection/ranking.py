@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,50 +13,33 @@ from sklearn.base import clone
 from featx._backbones.catalog import list_backbones
 from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.providers import load_backbone
-from featx._backbones.taps import PENULTIMATE
+from featx._checks import check_choice
 from featx._embedder import ImageEmbedder
 from featx._errors import ImageDecodeWarning, InputError, WeightsError, did_you_mean
 from featx._images.sources import as_image_list
 from featx._labels import check_folds, check_lengths, encode_labels
 from featx._public import public
-from featx._selection.source_classifier import find_source_classifier
+from featx._selection.labelled_embeddings import LabelledEmbeddings, embed_labelled
 from featx._selection.timing import seconds_per_image
 from featx._selection.transferability import (
     PROBE_FOLDS,
-    h_score,
-    leep,
     linear_probe_score,
     log_me,
-    nce,
     nearest_neighbour_score,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    Score = Callable[[np.ndarray, Any], float]
-
-# Of the embeddings. The order is that of their agreement with a search, as it was measured: the
-# first one decides.
-_OF_EMBEDDINGS: dict[str, Score] = {
+# In the order of their agreement with a search, as it was measured: the first one decides.
+_SCORES: dict[str, Callable[[np.ndarray, Any], float]] = {
     "linear_probe": linear_probe_score,
     "logme": log_me,
     "knn": nearest_neighbour_score,
-    "hscore": h_score,
 }
 
-# Of the probabilities that the network's own classifier gives.
-_OF_PROBABILITIES: dict[str, Score] = {
-    "leep": leep,
-    "nce": lambda probabilities, labels: nce(probabilities.argmax(axis=1), labels),
-}
-
-SCORES = (*_OF_EMBEDDINGS, *_OF_PROBABILITIES)
-"""The names that ``scores=`` takes."""
-
-DEFAULT_SCORES = tuple(_OF_EMBEDDINGS)
-
-_ON_MISSING = ("raise", "skip")
+SCORES = tuple(_SCORES)
+"""The names that ``scores=`` takes, all of which are the default."""
 
 
 @public
@@ -66,7 +50,7 @@ def rank_backbones(
     *,
     layers: Any = None,
     pooling: Any = None,
-    scores: str | Iterable[str] = DEFAULT_SCORES,
+    scores: str | Iterable[str] = SCORES,
     embedder: ImageEmbedder | None = None,
     on_missing: str = "raise",
     skip_unreadable: bool = False,
@@ -89,10 +73,10 @@ def rank_backbones(
         sizes. By default those that come as packages of PyPI and are on this machine.
     layers, pooling : optional
         As `ImageEmbedder` takes them; by default those of ``embedder``.
-    scores : str or iterable of str, default=("linear_probe", "logme", "knn", "hscore")
-        Any of these, and ``"leep"`` and ``"nce"``, which ask the classifier that the network was
-        trained with, from the same forward; they are NaN where there is none, or only a random one.
-        The first decides the order, the next ones its ties. See `featx._selection.transferability`.
+    scores : str or iterable of str, default=("linear_probe", "logme", "knn")
+        Any of these: the cross-validated accuracy of a logistic regression; LogME (You et al.,
+        2021), for which copies of an image, byte for byte, count once; the share of images whose
+        class their nearest neighbours tell. The first decides the order, the next ones its ties.
     embedder : ImageEmbedder, optional
         Views, device, cache and all else that an embedding takes; by default ``ImageEmbedder()``.
         Its ``weights`` and ``image_size`` hold for networks given by name.
@@ -131,10 +115,8 @@ def rank_backbones(
     Notes
     -----
     ``benchmarks/ranking.py`` measures how well each order agrees with that of a cross-validated
-    search: the linear probe's best, then LogME's. With few images the H-score can prefer a random
-    network. LEEP and NCE compare classifiers as much as embeddings, so that networks trained in
-    different ways, or one network at several image sizes, can come out in the wrong order. Close
-    scores change places on other images; let `head_search` decide between the first ones.
+    search: the linear probe's best, then LogME's. Close scores change places on other images; let
+    `head_search` decide between the first ones.
 
     Examples
     --------
@@ -156,9 +138,7 @@ def rank_backbones(
     prototype = _prototype(embedder, layers, pooling)
     items = as_image_list(X)
     _check_labels(items, y, names)
-    if on_missing not in _ON_MISSING:
-        hint = did_you_mean(str(on_missing), _ON_MISSING)
-        raise InputError(f"Got on_missing={on_missing!r} but expected 'raise' or 'skip'{hint}")
+    check_choice("on_missing", on_missing, ("raise", "skip"))
     candidates = _with_weights(candidates, prototype, on_missing)
     if skip_unreadable:
         items, y = _readable(items, y, _embedder_of(candidates[0], prototype))
@@ -309,13 +289,11 @@ def _with_weights(
 
 def _readable(items: Sequence[Any], y: Any, embedder: ImageEmbedder) -> tuple[list[Any], list[Any]]:
     """Return the images that can be read, with their labels; embeds them by the first network."""
-    extraction = clone(embedder).set_params(on_error="nan").extract(items)
-    unread = {failure.row for failure in extraction.failures}
-    if unread:
-        warnings.warn(ImageDecodeWarning(extraction.failures, len(items)), stacklevel=3)
+    read = embed_labelled(items, y, embedder, skip_unreadable=True)
+    if read.failures:
+        warnings.warn(ImageDecodeWarning(read.failures, len(items)), stacklevel=3)
     labels = list(y)
-    rows = [row for row in range(len(items)) if row not in unread]
-    return [items[row] for row in rows], [labels[row] for row in rows]
+    return list(read.images), [labels[row] for row in read.rows]
 
 
 def _describe(
@@ -329,29 +307,24 @@ def _describe(
     """Return a row of the table."""
     backbone = _load(candidate, prototype)
     embedder = _embedder_of(candidate, prototype)
-    needs_classifier = any(name in _OF_PROBABILITIES for name in scores)
-    classifier = find_source_classifier(backbone) if needs_classifier else None
-    if classifier is not None:
-        # What the classifier takes is kept from the same forward.
-        embedder.set_params(also_cache=[*embedder.also_cache, (PENULTIMATE, "avg")])
-    vectors = embedder.transform(items)
-    values = {name: score(vectors, y) for name, score in _OF_EMBEDDINGS.items() if name in scores}
-    if classifier is not None:
-        is_penultimate = (embedder.layers, embedder.pooling) == (PENULTIMATE, "avg")
-        tapped = clone(embedder).set_params(layers=PENULTIMATE, pooling="avg")
-        penultimate = vectors if is_penultimate else tapped.transform(items)
-        probabilities = classifier.probabilities(penultimate)
-        values |= {
-            name: score(probabilities, y)
-            for name, score in _OF_PROBABILITIES.items()
-            if name in scores
-        }
+    embedded = embed_labelled(items, y, embedder, skip_unreadable=False)
     return {
         "backbone": candidate.name,
-        **{name: values.get(name, np.nan) for name in scores},
+        **{name: _score(name, embedded) for name in scores},
         "seconds_per_image": seconds_per_image(embedder, items, timed_images),
         "parameters": sum(part.numel() for part in backbone.module.parameters()) / 1e6,
-        "dimension": vectors.shape[1],
+        "dimension": embedded.vectors.shape[1],
         "image_size": backbone.preprocessing.image_size,
         "weights": backbone.weights,
     }
+
+
+def _score(name: str, embedded: LabelledEmbeddings) -> float:
+    vectors, labels = embedded.vectors, embedded.labels
+    if name == "logme":
+        # With as many dimensions as images, one copy is enough for an evidence without bound.
+        _, distinct = np.unique(np.array(embedded.digests), return_index=True)
+        vectors, labels = vectors[distinct], labels[distinct]
+        if len(set(labels.tolist())) < 2:
+            return math.nan
+    return _SCORES[name](vectors, labels)

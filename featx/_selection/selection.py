@@ -8,8 +8,9 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,12 @@ from featx._persistence import save_model
 from featx._progress import busy_line
 from featx._public import public
 from featx._selection.heads import head_name
-from featx._selection.held_out import HeldOutScore as HeldOutScore
-from featx._selection.held_out import score_held_out
-from featx._selection.labelled_embeddings import LabelledEmbeddings as LabelledEmbeddings
-from featx._selection.labelled_embeddings import embed_labelled
+from featx._selection.labelled_embeddings import (
+    HeldOutScore,
+    LabelledEmbeddings,
+    embed_labelled,
+    score_held_out,
+)
 from featx._selection.search import head_search
 
 if TYPE_CHECKING:
@@ -96,10 +99,10 @@ class Selection:
         return sum(digest in known for digest in self.test.digests)
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures as plain JSON types."""
+        """Return the figures as plain JSON types: what is no finite number is None."""
         best = self.scores.iloc[0]
         summary: dict[str, Any] = {
-            "train_images": len(self.train.paths),
+            "train_images": len(self.train.images),
             "train_unreadable": len(self.train.failures),
             "classes": [str(label) for label in self.search.classes_],
             "scores": self.scores.to_dict("records"),
@@ -116,7 +119,8 @@ class Selection:
                 "test_accuracy_95_low": low,
                 "test_accuracy_95_high": high,
             }
-        return summary
+        finite: dict[str, Any] = _without_nan(summary)
+        return finite
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write the model, the scores and the embeddings.
@@ -152,7 +156,8 @@ class Selection:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             for parent in made:
-                parent.rmdir()
+                with suppress(OSError):  # somebody else has put something there
+                    parent.rmdir()
             raise
         partial.rmdir()
         return [target / name for name in _FILES if name in files]
@@ -161,11 +166,20 @@ class Selection:
         provenance = self.model.steps[0][1].get_provenance()
         save_model(self.model, folder / "model.skops")
         pd.DataFrame(self.search.cv_results_).to_csv(folder / "cv_results.csv", index=False)
-        summary = json.dumps(self.summary(), indent=2)
+        summary = json.dumps(self.summary(), indent=2, allow_nan=False)
         (folder / "summary.json").write_text(summary + "\n", encoding="utf-8")
         self.train.save(folder / "embeddings.parquet", provenance)
         if self.test is not None:
             self.test.save(folder / "test_embeddings.parquet", provenance)
+
+
+def _without_nan(value: Any) -> Any:
+    """Return JSON types in which what is no finite number is None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_output_folder(folder: Path) -> None:
@@ -240,12 +254,11 @@ def select_model(
     if test is not None:
         _check_test_labels(train.target, test.target)
     with _kept_embeddings(embedder) as cached:
+        embed = partial(embed_labelled, embedder=cached, skip_unreadable=skip_unreadable)
         # Every image is embedded before the search: unreadable ones are met before hours of
         # fitting, and the progress bar runs once. The search finds the embeddings in the cache.
-        train_set = embed_labelled(train, cached, skip_unreadable=skip_unreadable)
-        test_set = (
-            None if test is None else embed_labelled(test, cached, skip_unreadable=skip_unreadable)
-        )
+        train_set = embed(train.data, train.target)
+        test_set = None if test is None else embed(test.data, test.target)
         check_classes(train_set.labels, cv)
         largest_fold = math.ceil(len(train_set.labels) / cv)
         _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
@@ -254,7 +267,9 @@ def select_model(
         search.set_params(estimator__embedder=cached)
         # The heads' matrices are small: several threads for each product cost more than they save.
         with threadpool_limits(1, user_api="blas"), busy_line(work, embedder.progress):
-            search.fit(train_set.paths, train_set.labels)
+            search.fit(train_set.images, train_set.labels)
+    # The cache of the search may have been one of its own, which is gone now.
+    search.set_params(estimator__embedder=embedder)
     search.best_estimator_.set_params(embedder__cache=embedder.cache)
     model = _with_probabilities(search, train_set)
     return Selection(

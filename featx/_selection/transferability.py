@@ -6,9 +6,11 @@ different embeddings of the same images can be compared; those of different imag
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import NearestNeighbors
@@ -16,16 +18,8 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from featx._errors import InputError
-from featx._labels import (
-    check_embeddings,
-    check_folds,
-    check_lengths,
-    encode_labels,
-    one_hot,
-)
-from featx._selection.evidence import maximum_log_evidence
+from featx._labels import check_embeddings, check_folds, one_hot
 from featx._selection.heads import choose_heads
-from featx._selection.projection import project_targets
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
@@ -35,8 +29,20 @@ PROBE_FOLDS = 3
 # The middle of the grid that a search tries; the scores of photographs move little around it.
 _PROBE_C = 30.0
 
-# Rows of float32 probabilities add up to one within far less, rows of logits do not.
-_LARGEST_GAP_OF_A_SUM = 1e-3
+# The evidence is smooth over such a step of the logarithm of the ratio: each of its terms changes
+# over several of them.
+_STEP = 0.25
+
+# How far beyond the outermost singular values the ratio is sought; from there on the evidence is
+# its limit to as many digits.
+_MARGIN = 1e10
+
+# Of the logarithm of the ratio. At a maximum the evidence is flat, so that its own error is of the
+# order of the square.
+_TOLERANCE = 1e-8
+
+# A gain per image that is not worth looking for.
+_NEGLIGIBLE = 1e-13
 
 
 def log_me(embeddings: Any, labels: Any) -> float:
@@ -72,9 +78,8 @@ def log_me(embeddings: Any, labels: Any) -> float:
     Notes
     -----
     It is the supremum of the evidence rather than where some number of fixed-point steps ends (the
-    authors' code makes eleven): see `featx._selection.evidence.maximum_log_evidence`. The
-    embeddings are neither centred nor scaled, as in the paper. Constant ones have the score of no
-    features.
+    authors' code makes eleven): see `maximum_log_evidence`. The embeddings are neither centred nor
+    scaled, as in the paper. Constant ones have the score of no features.
 
     References
     ----------
@@ -94,168 +99,6 @@ def log_me(embeddings: Any, labels: Any) -> float:
     """
     features, codes = check_embeddings(embeddings, labels)
     return float(maximum_log_evidence(project_targets(features, one_hot(codes))).mean())
-
-
-def h_score(embeddings: Any, labels: Any) -> float:
-    r"""Return the H-score, the variance between classes in units of the variance of all images.
-
-    .. math:: H_\lambda = (1 - \lambda) \operatorname{tr}(\Sigma_\lambda^{-1} \Sigma_z), \qquad
-        \Sigma_\lambda = (1 - \lambda) \Sigma + \lambda \frac{\operatorname{tr} \Sigma}{D} I
-
-    with :math:`\Sigma` the covariance of the embeddings, :math:`\Sigma_z` that of their class means
-    and :math:`\lambda` the shrinkage of Ledoit and Wolf (2004).
-
-    It is the regularised score of Ibrahim et al. (2021). The original one of Bao et al. (2019),
-    :math:`\lambda = 0`, inverts the bare covariance: with no more images than dimensions, which
-    is usual here, it is the number of classes less one whatever the embeddings are.
-
-    Parameters
-    ----------
-    embeddings : array-like of shape (n_images, dimension)
-        Finite numbers; computed with in float64.
-    labels : array-like of shape (n_images,)
-        The class of each image.
-
-    Returns
-    -------
-    float
-        Between 0 and the number of classes less one; greater is better. 0 for constant embeddings.
-
-    Raises
-    ------
-    InputError
-        As `log_me` does.
-
-    References
-    ----------
-    Y. Bao, Y. Li, S.-L. Huang et al., An Information-Theoretic Approach to Transferability in Task
-    Transfer Learning, ICIP 2019.
-
-    S. Ibrahim, N. Ponomareva and R. Mazumder, Newer is not always better: Rethinking
-    transferability metrics, their peculiarities, stability and performance, 2021 (ECML PKDD 2022).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from featx._selection.transferability import h_score
-    >>> labels = np.repeat(["cat", "dog"], 50)
-    >>> noise = np.random.default_rng(0).normal(size=(100, 8))
-    >>> h_score(noise + 3 * (labels == "dog")[:, None], labels) > h_score(noise, labels)
-    True
-    """
-    features, codes = check_embeddings(embeddings, labels)
-    centred = features - features.mean(axis=0)
-    # Of constant columns only rounding is left, which a division would magnify.
-    centred[:, np.ptp(features, axis=0) == 0] = 0
-    targets = one_hot(codes)
-    projection = project_targets(centred, targets)
-    if projection.rank == 0:
-        return 0.0
-    variances = projection.squares / len(features)
-    spread = variances.sum() / features.shape[1]
-    shrinkage = _shrinkage(centred / projection.scale, variances)
-    # With centred = U S V', a class mean is the projection of its indicator on U, times S V'.
-    weights = variances / ((1 - shrinkage) * variances + shrinkage * spread)
-    return float((1 - shrinkage) * (weights @ projection.energies / targets.sum(axis=0)).sum())
-
-
-def leep(source_probabilities: Any, labels: Any) -> float:
-    r"""Return LEEP, the log expected empirical prediction of a network's own classifier.
-
-    A network that gives image i the probability :math:`\theta_{iz}` of its source class z predicts
-    the target class through the empirical joint distribution
-    :math:`P(y, z) = \frac1n \sum_{i: y_i = y} \theta_{iz}`:
-
-    .. math:: T = \frac1n \sum_i \log \sum_z P(y_i \mid z) \, \theta_{iz}
-
-    Parameters
-    ----------
-    source_probabilities : array-like of shape (n_images, n_source_classes)
-        The probabilities that the source classifier gives, one row per image with the sum 1.
-    labels : array-like of shape (n_images,)
-        The class of each image in the task at hand.
-
-    Returns
-    -------
-    float
-        At most 0; greater is better.
-
-    Raises
-    ------
-    InputError
-        As `log_me` does, or when rows are no probabilities.
-
-    References
-    ----------
-    C. V. Nguyen, T. Hassner, M. Seeger and C. Archambeau, LEEP: A New Measure to Evaluate
-    Transferability of Learned Representations, ICML 2020.
-
-    Examples
-    --------
-    >>> from featx._selection.transferability import leep
-    >>> round(leep([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]], ["cat", "cat", "dog"]), 3)
-    -0.245
-    """
-    probabilities, codes = check_embeddings(source_probabilities, labels, "probabilities")
-    sums = probabilities.sum(axis=1)
-    if probabilities.min() < 0 or np.abs(sums - 1).max() > _LARGEST_GAP_OF_A_SUM:
-        row = int(np.argmax(np.maximum(np.abs(sums - 1), -probabilities.min(axis=1))))
-        raise InputError(
-            f"Got row {row} of the probabilities with the sum {sums[row]:.6g} and the minimum "
-            f"{probabilities[row].min():.6g} but expected numbers of at least 0 with the sum 1; "
-            "of logits take the softmax first"
-        )
-    probabilities = probabilities / sums[:, np.newaxis]
-    joint = one_hot(codes).T @ probabilities
-    conditional = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
-    expected = np.einsum("iz,iz->i", conditional[codes], probabilities)
-    return float(np.log(expected).mean())
-
-
-def nce(source_labels: Any, labels: Any) -> float:
-    r"""Return NCE, the negative conditional entropy of the labels given those of a source.
-
-    .. math:: -H(Y \mid Z) = \sum_{y, z} P(y, z) \log P(y \mid z)
-
-    Parameters
-    ----------
-    source_labels : array-like of shape (n_images,)
-        The class that the source classifier predicts, or another labelling of the same images.
-    labels : array-like of shape (n_images,)
-        The class of each image in the task at hand.
-
-    Returns
-    -------
-    float
-        At most 0; greater is better.
-
-    Raises
-    ------
-    InputError
-        When either is not one label per image, is missing somewhere, or there is one class only.
-
-    References
-    ----------
-    A. T. Tran, C. V. Nguyen and T. Hassner, Transferability and Hardness of Supervised
-    Classification Tasks, ICCV 2019.
-
-    Examples
-    --------
-    >>> from featx._selection.transferability import nce
-    >>> nce(["tabby", "husky", "tabby"], ["cat", "dog", "cat"])
-    0.0
-    >>> round(nce(["tabby", "tabby", "tabby", "tabby"], ["cat", "dog", "cat", "dog"]), 4)
-    -0.6931
-    """
-    codes = encode_labels(labels)
-    source = encode_labels(source_labels, "source labels", may_be_one=True)
-    check_lengths(len(source), len(codes))
-    joint = np.zeros((codes.max() + 1, source.max() + 1))
-    np.add.at(joint, (codes, source), 1)
-    y, z = joint.nonzero()
-    counts = joint[y, z]
-    # Adding 0 turns the -0.0 of a perfect prediction into 0.0.
-    return float(counts @ np.log(counts / joint.sum(axis=0)[z]) / len(codes)) + 0.0
 
 
 def nearest_neighbour_score(embeddings: Any, labels: Any, *, n_neighbors: int = 5) -> float:
@@ -362,22 +205,168 @@ def linear_probe_score(
         return float(cross_val_score(probe, features, codes, cv=folds).mean())
 
 
-def _shrinkage(centred: np.ndarray, variances: np.ndarray) -> float:
-    """Return how far the covariance is drawn to a multiple of the identity.
-
-    It is the estimate of O. Ledoit and M. Wolf, A well-conditioned estimator for large-dimensional
-    covariance matrices, Journal of Multivariate Analysis 88, 2004, from the variances along the
-    principal directions; scikit-learn's squares the whole matrix for it, which takes most of a
-    minute for 10,000 rows of 2,048.
-    """
-    rows, dimension = centred.shape
-    of_covariance = np.square(variances).sum()
-    distance = of_covariance - variances.sum() ** 2 / dimension
-    fourth = np.square(np.square(centred).sum(axis=1)).sum()
-    error = (fourth / rows - of_covariance) / rows
-    return float(min(error, distance) / distance) if distance > 0 else 0.0
-
-
 def _scaler() -> Any:
     (head,) = choose_heads("k_nearest_neighbors")
     return clone(head.scaler)
+
+
+def maximum_log_evidence(projection: Projection) -> np.ndarray:
+    r"""Return the greatest log evidence of each target under a linear model, per image.
+
+    The model is :math:`y = F w + e` with :math:`w \sim N(0, I / \alpha)` and
+    :math:`e \sim N(0, I / \beta)`. With the singular values :math:`\sigma_i` of F, the squared
+    coordinates :math:`z_i^2` of y along its left vectors, the squared length :math:`r` of what
+    remains of y, and :math:`t = \alpha / \beta`, the best :math:`\beta` for a given ratio is
+    :math:`N / E(t)`, which leaves one variable:
+
+    .. math:: 2 L(t) = N \log \frac{N}{E(t)} - N \log 2 \pi - N
+        + \sum_i \log \frac{t}{\sigma_i^2 + t}, \qquad
+        E(t) = r + \sum_i \frac{t z_i^2}{\sigma_i^2 + t}
+
+    The authors of LogME iterate :math:`\alpha` and :math:`\beta` to a fixed point instead
+    (MacKay, 1992), which is a stationary point of the same L but may be a lesser one, and is
+    reached slowly where the maximum is flat. Here L is evaluated on a grid over all ratios at
+    which it still changes, and each of its maxima there is refined to 1e-8 in :math:`\log t`.
+
+    It is :math:`\sup_t L(t) / N` to about 1e-12, for each target. Both ends count:
+    :math:`t \to \infty`, where the features are of no use (nor are there any where the rank is 0),
+    and, when the features can reproduce every target (rank N), :math:`t \to 0`. When a target lies
+    in their span although not every one does, L has no bound and the value is ``inf``.
+    """
+    rows, squares, residuals = projection.rows, projection.squares, projection.residuals
+    lengths = projection.energies.sum(axis=0) + residuals
+    best = _from_error(lengths, rows)
+    if projection.rank == 0:
+        return best / rows
+    coefficients = (projection.energies / squares[:, np.newaxis]).sum(axis=0)
+    if projection.rank == rows:
+        best = np.maximum(best, _from_error(coefficients, rows) - np.log(squares).sum() / 2)
+    grid = _ratios(squares, residuals, coefficients)
+    values = _log_evidence(grid, projection)
+    for target in range(values.shape[1]):
+        best[target] = max(best[target], _refined(grid, values[:, target], projection, target))
+    best[(residuals == 0) & (projection.rank < rows)] = np.inf
+    return best / rows
+
+
+def _from_error(error: np.ndarray, rows: int) -> np.ndarray:
+    """Return the log evidence without its determinant."""
+    density: np.ndarray = rows / 2 * (np.log(rows / error) - np.log(2 * np.pi) - 1)
+    return density
+
+
+def _ratios(squares: np.ndarray, residuals: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the ratios between which the evidence changes."""
+    # Where little remains, the noise that explains it is far below the least singular value.
+    is_partial = (residuals > 0) & (coefficients > 0)
+    remaining = residuals[is_partial] / coefficients[is_partial]
+    least = min(squares[-1], remaining.min(initial=np.inf))
+    low, high = np.log(least / _MARGIN), np.log(squares[0] * _MARGIN)
+    return np.linspace(low, high, int((high - low) / _STEP) + 2)
+
+
+def _log_evidence(log_ratios: np.ndarray, projection: Projection) -> np.ndarray:
+    """Return the log evidence at each ratio and of each target."""
+    # t / (s + t), written so that neither a great t nor a small one loses digits.
+    ratio = np.exp(log_ratios)[:, np.newaxis]
+    kept = ratio / (projection.squares + ratio)
+    log_kept = -np.log1p(projection.squares / ratio)
+    error = kept @ projection.energies + projection.residuals
+    evidence: np.ndarray = (
+        _from_error(error, projection.rows) + log_kept.sum(axis=1)[:, np.newaxis] / 2
+    )
+    return evidence
+
+
+def _refined(grid: np.ndarray, values: np.ndarray, projection: Projection, target: int) -> float:
+    """Return the greatest of the maxima that a grid shows."""
+    single = type(projection)(
+        projection.rows,
+        projection.squares,
+        projection.energies[:, [target]],
+        projection.residuals[[target]],
+    )
+
+    def cost(log_ratio: float) -> float:
+        return -float(_log_evidence(np.array([log_ratio]), single)[0, 0])
+
+    inner = values[1:-1]
+    is_peak = (inner >= values[:-2]) & (inner >= values[2:])
+    # What refining can gain, several times over: most peaks are too low, or rounding of a limit.
+    gain = np.abs(values[:-2] - 2 * inner + values[2:])
+    is_candidate = (inner + gain >= values.max()) & (gain > _NEGLIGIBLE * projection.rows)
+    peaks = np.flatnonzero(is_peak & is_candidate) + 1
+    best = float(values.max())
+    for peak in peaks:
+        bounds = (grid[peak - 1], grid[peak + 1])
+        found = minimize_scalar(
+            cost, bounds=bounds, method="bounded", options={"xatol": _TOLERANCE}
+        )
+        best = max(best, -float(found.fun))
+    return best
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What a linear model of features can see of some targets.
+
+    Attributes
+    ----------
+    rows : int
+        Number of images.
+    squares : ndarray of float64, shape (rank,)
+        The squared singular values of the features, scaled to a largest magnitude of 1, greatest
+        first.
+    energies : ndarray of float64, shape (rank, n_targets)
+        The squared coordinates of each target along the left singular vectors.
+    residuals : ndarray of float64, shape (n_targets,)
+        The squared length of what of each target lies outside of their span; exactly 0 where that
+        is no more than rounding.
+    """
+
+    rows: int
+    squares: np.ndarray
+    energies: np.ndarray
+    residuals: np.ndarray
+
+    @property
+    def rank(self) -> int:
+        """Number of directions that are more than rounding."""
+        return len(self.squares)
+
+
+def project_targets(features: np.ndarray, targets: np.ndarray) -> Projection:
+    """Return the targets in the directions of the features.
+
+    The features are decomposed themselves: their squared matrix would have the square of their
+    condition number, and half of the digits with it. Of tall features a QR decomposition of
+    features and targets side by side gives the small triangle whose singular values and left
+    vectors are needed, the coordinates of the targets, and their residuals, without ever making
+    the tall matrix of left vectors (T. Chan, An Improved Algorithm for Computing the Singular Value
+    Decomposition, ACM Transactions on Mathematical Software 8, 1982).
+
+    Directions whose singular value is at most ``max(rows, dimension)`` times the rounding of
+    float64 of the greatest one, as `numpy.linalg.matrix_rank` has it, count as outside.
+    """
+    rows, dimension = features.shape
+    rounding = max(rows, dimension) * np.finfo(np.float64).eps
+    scale = float(np.abs(features).max()) or 1.0
+    scaled = features / scale
+    if rows >= dimension:
+        triangle = _triangle(np.hstack([scaled, targets]))
+        square, inside = triangle[:dimension, :dimension], triangle[:dimension, dimension:]
+        outside = triangle[dimension:, dimension:]
+    else:
+        square, inside = _triangle(scaled.T).T, targets
+        outside = np.zeros((0, targets.shape[1]))
+    left, singular, _ = np.linalg.svd(square)
+    rank = int((singular > rounding * singular[0]).sum())
+    energies = np.square(left.T @ inside)
+    residuals = energies[rank:].sum(axis=0) + np.square(outside).sum(axis=0)
+    residuals[residuals <= rounding**2 * np.square(targets).sum(axis=0)] = 0
+    return Projection(rows, np.square(singular[:rank]), energies[:rank], residuals)
+
+
+def _triangle(matrix: np.ndarray) -> np.ndarray:
+    triangle: np.ndarray = np.linalg.qr(matrix, mode="r")  # type: ignore[assignment]  # typed for every mode
+    return triangle
