@@ -32,6 +32,7 @@ from featx._persistence import load_model as load_model
 from featx._persistence import save_model as save_model
 from featx._prediction import predict_images as predict_images
 from featx._selection.ranking import rank_backbones as rank_backbones
+from featx._selection.search import HeadSearch as HeadSearch
 from featx._selection.search import head_search as head_search
 from featx._selection.selection import Selection as Selection
 from featx._selection.selection import select_model as select_model

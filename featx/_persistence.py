@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,13 @@ TRUSTED_TYPES = (
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.tree._tree.Tree",
 )
+
+# Where featx 0.1 had what is named by its public name now.
+_NAMES_OF_0_1 = {
+    ("featx.embedder", "ImageEmbedder"),
+    ("featx.finetuning.linear_head", "LinearHeadClassifier"),
+    ("featx.store.cache", "EmbeddingCache"),
+}
 
 
 @public
@@ -110,8 +119,8 @@ def load_model(file: str | os.PathLike[str]) -> Any:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"There is no model file {path}")
-    data = path.read_bytes()
     try:
+        data = _with_names_of_today(path.read_bytes())
         refused = _refused_types(skops.io.get_untrusted_types(data=data))
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         raise SchemaError(
@@ -123,6 +132,32 @@ def load_model(file: str | os.PathLike[str]) -> Any:
             "of scikit-learn and featx; nothing of it was loaded"
         )
     return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
+
+
+def _with_names_of_today(data: bytes) -> bytes:
+    """Return a model file in which classes of featx 0.1 have their public names."""
+
+    def rename(state: Any) -> None:
+        if isinstance(state, dict):
+            if (state.get("__module__"), state.get("__class__")) in _NAMES_OF_0_1:
+                state["__module__"] = "featx"
+            state = list(state.values())
+        for part in state if isinstance(state, list) else ():
+            rename(part)
+
+    with zipfile.ZipFile(io.BytesIO(data)) as old:
+        schema = json.loads(old.read("schema.json"))
+        before = json.dumps(schema)
+        rename(schema)
+        if json.dumps(schema) == before:
+            return data
+        renamed = io.BytesIO()
+        with zipfile.ZipFile(renamed, "w") as new:
+            for name in old.namelist():
+                if name != "schema.json":
+                    new.writestr(name, old.read(name))
+            new.writestr("schema.json", json.dumps(schema))
+    return renamed.getvalue()
 
 
 def _refused_types(untrusted: Iterable[str]) -> list[str]:

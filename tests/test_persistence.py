@@ -28,7 +28,13 @@ from featx import (
     load_model,
     save_model,
 )
-from featx._errors import FeatxError, InputError, SchemaError, UntrustedModelError
+from featx._errors import (
+    FeatxError,
+    InputError,
+    SchemaError,
+    StaleEmbedderError,
+    UntrustedModelError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,6 +201,88 @@ def test_a_type_name_that_was_changed_in_the_file_is_refused(tmp_path: Path) -> 
     (tmp_path / "model.skops").write_bytes(tampered.getvalue())
     with pytest.raises(UntrustedModelError, match=r"os\.system"):
         load_model(tmp_path / "model.skops")
+
+
+def rewritten(file: Path, change: Callable[[str], str]) -> None:
+    """Change the text of a model file's schema."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "schema.json":
+                content = change(content.decode()).encode()
+            new.writestr(name, content)
+    file.write_bytes(changed.getvalue())
+
+
+def as_0_1_wrote_it(file: Path) -> None:
+    """Give the classes of featx in a model file the addresses that they had in 0.1."""
+    rooms = {
+        "ImageEmbedder": "featx.embedder",
+        "LinearHeadClassifier": "featx.finetuning.linear_head",
+        "EmbeddingCache": "featx.store.cache",
+    }
+
+    def change(schema: str) -> str:
+        state = json.loads(schema)
+
+        def rename(part: Any) -> None:
+            if isinstance(part, dict):
+                if part.get("__module__") == "featx" and part.get("__class__") in rooms:
+                    part["__module__"] = rooms[part["__class__"]]
+                part = list(part.values())
+            for inner in part if isinstance(part, list) else ():
+                rename(inner)
+
+        rename(state)
+        return json.dumps(state)
+
+    rewritten(file, change)
+
+
+def test_a_model_of_version_0_1_is_read(tmp_path: Path) -> None:
+    embedder = ImageEmbedder(**TINY, cache=EmbeddingCache(tmp_path / "cache"))
+    model = make_pipeline(embedder, LogisticRegression()).fit(IMAGES, LABELS)
+    expected = model.predict(IMAGES)
+    # 0.1 had a fingerprint with the runtime and the device in it.
+    model[0].fingerprint_ = model[0].get_provenance()["fingerprint"]
+    del model[0].recipe_
+    save_model(model, tmp_path / "model.skops")
+    as_0_1_wrote_it(tmp_path / "model.skops")
+    with zipfile.ZipFile(tmp_path / "model.skops") as file:
+        assert "featx.embedder" in file.read("schema.json").decode()
+    loaded = load_model(tmp_path / "model.skops")
+    np.testing.assert_array_equal(loaded.predict(IMAGES), expected)
+    loaded[0].set_params(runtime="torch")  # on another runtime too
+    np.testing.assert_array_equal(loaded.predict(IMAGES), expected)
+    with pytest.raises(StaleEmbedderError):
+        loaded.set_params(imageembedder__image_size=96).predict(IMAGES)
+
+
+def test_no_other_name_of_old_slips_through(tmp_path: Path) -> None:
+    save_model(LogisticRegression().fit([[0.0], [1.0]], [0, 1]), tmp_path / "model.skops")
+
+    def change(schema: str) -> str:
+        state = json.loads(schema)
+        state["__module__"], state["__class__"] = "featx.embedder", "os"
+        return json.dumps(state)
+
+    rewritten(tmp_path / "model.skops", change)
+    with pytest.raises(UntrustedModelError, match=r"featx\.embedder\.os"):
+        load_model(tmp_path / "model.skops")
+
+
+def test_a_model_of_one_runtime_predicts_with_another(tmp_path: Path) -> None:
+    embedder = ImageEmbedder(**TINY | {"runtime": "torch"})
+    model = make_pipeline(embedder, LogisticRegression()).fit(IMAGES, LABELS)
+    save_model(model, tmp_path / "model.skops")
+    loaded = load_model(tmp_path / "model.skops")
+    loaded[0].set_params(runtime="onnx")
+    probabilities = loaded.predict_proba(IMAGES)
+    np.testing.assert_allclose(probabilities, model.predict_proba(IMAGES), atol=1e-5)
+    assert loaded[0].recipe_ == model[0].recipe_
+    with pytest.raises(StaleEmbedderError, match="recipe"):
+        loaded.set_params(imageembedder__layers="blocks.2").predict(IMAGES)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04}."])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,16 @@ from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from featx import ImageEmbedder, head_search, load_image_folder, load_model
 from featx._errors import InputError
 from featx._prediction import predict_images
 from featx._selection.heads import choose_heads, head_name, make_heads
-from featx._selection.selection import HeldOutScore, select_model
+from featx._selection.selection import HeldOutScore, Selection, select_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,3 +170,51 @@ def test_the_table_holds_the_best_candidate_of_each_head_best_first(photos: Bunc
         ]
         assert row.mean == max(own)
     assert table["mean"][0] == selection.search.best_score_
+
+
+def test_the_model_of_a_search_over_layers_stores_no_layer_that_lost(photos: Bunch) -> None:
+    layers = ["penultimate", ("blocks.2", "max")]
+    embedder = ImageEmbedder(**TINY, also_cache=["blocks.1"])
+    search = head_search(["logistic_regression"], embedder=embedder, layers=layers, cv=2)
+    search.fit(photos.data, photos.target)
+    assert search.best_estimator_.named_steps["embedder"].also_cache == ["blocks.1"]
+    assert embedder.also_cache == ["blocks.1"]
+
+
+def test_a_pipeline_whose_embedder_was_never_fitted_predicts(photos: Bunch) -> None:
+    embedder = ImageEmbedder(**TINY)
+    head = LogisticRegression().fit(embedder.transform(photos.data), photos.target)
+    predictions, _ = predict_images(make_pipeline(embedder, head), photos.data)
+    expected = head.predict(embedder.transform(photos.data))
+    assert predictions["label"].tolist() == expected.tolist()
+
+
+def test_a_score_that_is_no_number_is_null_in_the_summary(photos: Bunch, tmp_path: Path) -> None:
+    selection = select_model(photos, heads=["linear_svm"], embedder=ImageEmbedder(**TINY), cv=2)
+    selection.scores.loc[0, "mean"] = np.nan
+    selection.save(tmp_path / "run")
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["scores"][0]["mean"] is None
+
+
+def test_a_failed_save_raises_its_own_error(
+    photos: Bunch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = select_model(photos, heads=["linear_svm"], embedder=ImageEmbedder(**TINY), cv=2)
+
+    def fail(self: Selection, folder: Path) -> None:
+        (folder.parent / "of somebody else").touch()
+        raise MemoryError("the first error")
+
+    monkeypatch.setattr(Selection, "_write", fail)
+    with pytest.raises(MemoryError, match="the first error"):
+        selection.save(tmp_path / "new" / "run")
+    assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["of somebody else"]
+
+
+def test_what_is_returned_names_no_folder_that_is_gone(photos: Bunch) -> None:
+    selection = select_model(
+        photos, heads=["linear_svm"], embedder=ImageEmbedder(**TINY, cache=None), cv=2
+    )
+    for model in (selection.search.estimator, selection.search.best_estimator_, selection.model):
+        assert model.named_steps["embedder"].cache is None

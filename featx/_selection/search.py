@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
 
 from featx._backbones.taps import choices_of_layers
 from featx._embedder import ImageEmbedder
@@ -16,6 +17,50 @@ from featx._selection.heads import choose_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+@public
+class HeadSearch(GridSearchCV):
+    """A grid search over heads and layers; of `head_search`.
+
+    Its parameters, attributes and methods are those of `sklearn.model_selection.GridSearchCV`.
+
+    See Also
+    --------
+    featx.head_search : Returns it, with an example.
+    """
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> HeadSearch:
+        """Run the search, with one thread for each product of matrices.
+
+        Parameters
+        ----------
+        X : sequence of images
+            As `ImageEmbedder` takes them.
+        y : array-like of shape (n_images,)
+            Their labels.
+        **params : dict
+            As `GridSearchCV` takes them, such as ``groups``.
+
+        Returns
+        -------
+        self
+        """
+        with threadpool_limits(1, user_api="blas"):
+            super().fit(X, y, **params)
+        grids = self.param_grid if isinstance(self.param_grid, list) else []
+        tried = [
+            (grid["embedder__layers"][0], grid["embedder__pooling"][0])
+            for grid in grids
+            if "embedder__layers" in grid and "embedder__pooling" in grid
+        ]
+        if tried and hasattr(self, "best_estimator_"):
+            # Layers that lost are not computed for every image that is ever predicted.
+            embedder = self.best_estimator_.named_steps["embedder"]
+            embedder.set_params(
+                also_cache=[kept for kept in embedder.also_cache if kept not in tried]
+            )
+        return self
 
 
 @public
@@ -62,8 +107,9 @@ def head_search(
 
     Returns
     -------
-    GridSearchCV
-        Unfitted. An unreadable image raises, it is not scored as a failed candidate.
+    HeadSearch
+        A `sklearn.model_selection.GridSearchCV`, unfitted. An unreadable image raises, it is not
+        scored as a failed candidate.
 
     Raises
     ------
@@ -73,8 +119,7 @@ def head_search(
     Notes
     -----
     The heads' matrices are small, and the several threads that numerical libraries start for each
-    product can cost more than they save: with ``n_jobs`` above 1 joblib limits them, and otherwise
-    ``threadpoolctl.threadpool_limits(1, user_api="blas")`` around ``fit`` does.
+    product cost more than they save: ``fit`` limits them to one.
 
     Examples
     --------
@@ -99,7 +144,8 @@ def head_search(
     choices: list[dict[str, list[Any]]] = [{}]
     if layers is not None:
         pairs = choices_of_layers("layers", layers)
-        embedder = clone(embedder).set_params(also_cache=pairs)
+        # One forward fills the cache for every layer that is tried.
+        embedder = clone(embedder).set_params(also_cache=[*embedder.also_cache, *pairs])
         choices = [
             {"embedder__layers": [layer], "embedder__pooling": [pooling]}
             for layer, pooling in pairs
@@ -116,6 +162,6 @@ def head_search(
         for head in chosen
     ]
     steps = [("embedder", embedder), ("scaler", chosen[0].scaler), ("head", chosen[0].classifier)]
-    return GridSearchCV(
+    return HeadSearch(
         Pipeline(steps), grids, cv=cv, scoring=scoring, n_jobs=n_jobs, error_score="raise"
     )

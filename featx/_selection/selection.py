@@ -19,7 +19,6 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from featx._embedder import ImageEmbedder
 from featx._errors import InputError
@@ -265,8 +264,7 @@ def select_model(
         candidates = len(ParameterGrid(search.param_grid))
         work = f"Cross-validating {candidates} candidates over {cv} folds"
         search.set_params(estimator__embedder=cached)
-        # The heads' matrices are small: several threads for each product cost more than they save.
-        with threadpool_limits(1, user_api="blas"), busy_line(work, embedder.progress):
+        with busy_line(work, embedder.progress):
             search.fit(train_set.images, train_set.labels)
     # The cache of the search may have been one of its own, which is gone now.
     search.set_params(estimator__embedder=embedder)
