@@ -8,13 +8,12 @@ import typer
 from typer.core import TyperGroup
 
 from featx._cli.options import AsJson
-from featx._cli.printing import print_json, print_table
+from featx._cli.printing import NOT_KNOWN, figure, print_json, print_table
 
 if TYPE_CHECKING:
     from featx._backbones.catalog import BackboneEntry
 
 _LIST = "list"
-_UNKNOWN = "?"
 
 
 class _ListByDefault(TyperGroup):
@@ -113,19 +112,15 @@ def _describe(entry: BackboneEntry) -> dict[str, Any]:
 def _row(entry: BackboneEntry) -> tuple[str, ...]:
     return (
         entry.name,
-        _shown(entry.dimension, ""),
-        _shown(entry.image_size, "", " px"),
-        _shown(entry.parameters, ","),
-        _shown(entry.gflops, ".3g"),
-        _shown(entry.top1, ".1f", " %"),
-        entry.licence or _UNKNOWN,
+        figure(entry.dimension, ""),
+        figure(entry.image_size, "", " px"),
+        figure(entry.parameters, ","),
+        figure(entry.gflops, ".3g"),
+        figure(entry.top1, ".1f", " %"),
+        entry.licence or NOT_KNOWN,
         entry.source,
         "installed" if entry.installed else entry.install_command or "",
     )
-
-
-def _shown(figure: float | None, form: str, unit: str = "") -> str:
-    return _UNKNOWN if figure is None else f"{figure:{form}}{unit}"
 
 
 def _print_fingerprint(name: str, weights: str, as_json: bool) -> None:

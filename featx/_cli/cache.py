@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 # What is said of a recipe, in this order; the rest is in the output of --json.
-_TOLD_OF_A_RECIPE = (
+_SHOWN_OF_A_RECIPE = [
     "backbone",
     "weights",
     "layers",
@@ -30,7 +30,7 @@ _TOLD_OF_A_RECIPE = (
     "precision",
     "runtime",
     "device_type",
-)
+]
 
 Folder = Annotated[
     str,
@@ -80,16 +80,9 @@ def verify(
     if as_json:
         print_json(asdict(report))
     else:
-        print_table(
-            ("sound rows", "damaged rows", "shards", "unreadable shards"),
-            [
-                (
-                    str(report.n_rows),
-                    str(report.n_damaged_rows),
-                    str(report.n_shards),
-                    str(len(report.unreadable_shards)),
-                )
-            ],
+        typer.echo(
+            f"{report.n_rows} sound rows and {report.n_damaged_rows} damaged ones in "
+            f"{report.n_shards} shards, {len(report.unreadable_shards)} shards unreadable"
         )
         for path in report.unreadable_shards:
             typer.echo(f"Unreadable: {path}")
@@ -145,18 +138,7 @@ def clear(
 
 
 def parse_size(text: str) -> int:
-    """Return a number of bytes that is written as 5GB, 300 MB or 1000.
-
-    Raises
-    ------
-    InputError
-        It is not written so.
-
-    Examples
-    --------
-    >>> parse_size("1.5 GB")
-    1500000000
-    """
+    """Return a number of bytes that is written as 5GB, 300 MB or 1000."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
     if match is None:
         raise InputError(f"Got the size {text!r}, expected one such as 5GB, 300MB or 1000")
@@ -164,13 +146,7 @@ def parse_size(text: str) -> int:
 
 
 def format_bytes(n_bytes: int) -> str:
-    """Return a number of bytes for people.
-
-    Examples
-    --------
-    >>> format_bytes(0), format_bytes(1_234_000), format_bytes(20_000_000_000)
-    ('0.0 MB', '1.2 MB', '20.0 GB')
-    """
+    """Return a number of bytes for people."""
     if n_bytes >= _UNITS["G"]:
         return f"{n_bytes / _UNITS['G']:.1f} GB"
     return f"{n_bytes / _UNITS['M']:.1f} MB"
@@ -205,8 +181,8 @@ def _row(table: TableInfo) -> tuple[str, ...]:
 def _in_words(table: TableInfo) -> str:
     recipe = table.recipe or {}
     size = "" if table.dimension is None else f"{table.dimension} numbers each"
-    told = [_as_text(recipe[key]) for key in _TOLD_OF_A_RECIPE if key in recipe]
-    return ", ".join(part for part in (*told, size) if part)
+    words = [_as_text(recipe[key]) for key in _SHOWN_OF_A_RECIPE if key in recipe]
+    return ", ".join(part for part in (*words, size) if part)
 
 
 def _as_text(value: Any) -> str:

@@ -7,8 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from featx._cli.inputs import load_unlabelled
-from featx._cli.options import AsJson, ImagesOrList, PathColumn, with_embedder_options
+from featx._cli.options import (
+    AsJson,
+    ImagesOrList,
+    PathColumn,
+    load_unlabelled,
+    with_embedder_options,
+)
 from featx._cli.printing import print_json, report_failures, report_skipped
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from featx._cli.inputs import advice_on_unreadable, load_unlabelled
 from featx._cli.options import (
     AsJson,
     Cache,
@@ -15,6 +14,8 @@ from featx._cli.options import (
     ImagesOrList,
     PathColumn,
     SkipUnreadable,
+    advice_on_unreadable,
+    load_unlabelled,
 )
 from featx._cli.printing import print_json, report_failures, report_skipped
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from featx._errors import DecodeFailure
 
+NOT_KNOWN = "–"  # a figure that is not there
 _WIDTH = 1000  # no table is wider
 
 
@@ -78,6 +79,6 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(width=_WIDTH).print(table)
 
 
-def figure(value: float | None, form: str, unit: str = "", *, missing: str = "–") -> str:
+def figure(value: float | None, form: str, unit: str = "") -> str:
     """Return a figure for people, or what stands for one that is not there."""
-    return missing if value is None or math.isnan(value) else f"{value:{form}}{unit}"
+    return NOT_KNOWN if value is None or math.isnan(value) else f"{value:{form}}{unit}"

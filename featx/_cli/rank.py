@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.inputs import advice_on_unreadable, load_labelled, skipped_of
 from featx._cli.options import (
     LABEL,
     AsJson,
@@ -15,6 +14,9 @@ from featx._cli.options import (
     OutTable,
     PathColumn,
     SkipUnreadable,
+    advice_on_unreadable,
+    load_labelled,
+    skipped_of,
     split_names,
     with_embedder_options,
 )

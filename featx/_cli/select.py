@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.inputs import advice_on_unreadable, load_labelled, skipped_of
 from featx._cli.options import (
     LABEL,
     AsJson,
@@ -16,6 +15,9 @@ from featx._cli.options import (
     PathColumn,
     SkipUnreadable,
     TestImages,
+    advice_on_unreadable,
+    load_labelled,
+    skipped_of,
     split_names,
     with_embedder_options,
 )
