@@ -90,7 +90,8 @@ def breaks(*failing: str, images: Any = None, **parameters: Any) -> Any:
     """Note that a transformer, made with these parameters, fails just these checks."""
 
     def note(kind: type) -> type:
-        name = "-".join([kind.__name__, *map(str, filter(None, parameters.values()))])
+        values = [getattr(value, "__name__", str(value)) for value in parameters.values() if value]
+        name = "-".join([kind.__name__, *values])
         CASES.append(pytest.param(kind(**parameters), images, sorted(failing), id=name))
         return kind
 
