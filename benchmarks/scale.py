@@ -30,11 +30,12 @@ import torch
 
 from featx import ImageEmbedder, export_embeddings
 from featx._images.folders import find_images
+from featx._progress import no_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from featx._extraction.extractor import Extraction, Extractor
+    from featx._extraction.parcels import Parcel
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "cifar10-sample" / "test"
 FIRST_IMAGES = 1000
@@ -106,34 +107,21 @@ def resident_megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-class CountingExtractor:
-    """An extractor that tells a watch what is done."""
-
-    def __init__(self, extractor: Extractor, watch: MemoryWatch) -> None:
-        self._extractor = extractor
-        self._watch = watch
-
-    def extract(self, items: Sequence[Any], advance: Callable[..., None]) -> Extraction:
-        """Embed the items."""
-
-        def count(images: int, *further: Any) -> None:
-            self._watch.count(images)
-            advance(images, *further)
-
-        return self._extractor.extract(items, count)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._extractor, name)
-
-
 class WatchedEmbedder(ImageEmbedder):
-    """An embedder whose extractor tells a watch what is done."""
+    """An embedder that tells a watch what is done."""
 
     watch: MemoryWatch
 
-    def open_extractor(self) -> Any:
-        """Return what computes, window by window."""
-        return CountingExtractor(super().open_extractor(), self.watch)
+    def stream(
+        self, X: Any, *, advance: Callable[..., None] = no_progress, **parameters: Any
+    ) -> Iterator[Parcel]:
+        """Embed the images, parcel by parcel."""
+
+        def count(images: int, found: int = 0) -> None:
+            self.watch.count(images)
+            advance(images, found)
+
+        return super().stream(X, advance=count, **parameters)
 
 
 def measure_here(files: list[Path], count: int, folder: Path) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from featx._files import LockedFile
 from featx._parquet.files import (
     MACHINERY,
     EmbeddingFile,
-    check_same_maker,
     describe_maker,
     is_part_name,
     list_parts,
     open_writer,
     part_name,
+    read_headers,
     rows_of_a_group,
     same_recipe,
 )
@@ -214,13 +214,8 @@ def stored_files(
     else:
         _refuse_foreign_files(output.path)
         paths = list_parts(output.path)
-    files = []
     try:
-        for path in paths:
-            with EmbeddingFile(path) as file:
-                files.append(file)
-        if files:
-            check_same_maker(files)
+        files = read_headers(paths)
     except SchemaError as error:
         raise InputError(f"{error}; {_ADVICE}") from error
     for file in files:

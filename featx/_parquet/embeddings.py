@@ -24,9 +24,9 @@ from featx._parquet.columns import (
 from featx._parquet.files import (
     EmbeddingFile,
     as_metadata,
-    check_same_maker,
     list_parts,
     open_writer,
+    read_headers,
 )
 from featx._public import public
 
@@ -217,19 +217,8 @@ def _files_of(path: Path) -> list[Path]:
     return parts
 
 
-def _open_each(paths: Sequence[Path]) -> list[EmbeddingFile]:
-    """Return what each file says of itself, and refuse files that differ."""
-    # One is open at a time: a dataset may have more parts than a process may have open files.
-    files = []
-    for path in paths:
-        with EmbeddingFile(path) as file:
-            files.append(file)
-    check_same_maker(files)
-    return files
-
-
 def _read(paths: Sequence[Path]) -> dict[str, Any]:
-    files = _open_each(paths)
+    files = read_headers(paths)
     data = np.empty((sum(file.rows for file in files), files[0].dimension), np.float32)
     tables = []
     start = 0
@@ -291,7 +280,7 @@ class VectorsByDigest:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        files = _open_each(paths)
+        files = read_headers(paths)
         self.dimension = files[0].dimension
         self._groups = [(file, group) for file in files for group in range(len(file.group_rows))]
         counts = [file.group_rows[group] for file, group in self._groups]

@@ -18,7 +18,7 @@ from featx._parquet.columns import EMBEDDING, PRECISIONS, TYPES
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -341,16 +341,19 @@ def _without(provenance: Mapping[str, Any], ignored: Sequence[str]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def check_same_maker(files: Sequence[EmbeddingFile]) -> None:
-    """Refuse files whose embeddings cannot stand in one matrix.
+def read_headers(paths: Iterable[Path]) -> list[EmbeddingFile]:
+    """Return what each file says of itself, closed again; refuse files that cannot be one matrix.
 
     Raises
     ------
     SchemaError
         Two of them differ in recipe, dimension, precision or columns; both are named.
     """
-    first = files[0]
-    for file in files[1:]:
+    files: list[EmbeddingFile] = []
+    for path in paths:  # a dataset may have more parts than a process may have open files
+        with EmbeddingFile(path) as file:
+            files.append(file)
+        first = files[0]
         if not same_recipe(file.provenance, first.provenance):
             raise SchemaError(
                 f"{str(first.path)!r} holds embeddings of {describe_maker(first.provenance)} but "
@@ -362,6 +365,7 @@ def check_same_maker(files: Sequence[EmbeddingFile]) -> None:
                 f"{str(first.path)!r} and {str(file.path)!r} have different columns; expected "
                 "parts of one dataset"
             )
+    return files
 
 
 def part_name(number: int) -> str:
