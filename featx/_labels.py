@@ -114,18 +114,17 @@ def sort_classes(y: Any, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
     return classes, codes.astype(np.int64)
 
 
-def check_known_labels(y: Any, classes: np.ndarray) -> None:
-    """Raise InputError where a label is none of the classes that were there at fit."""
-    labels = _as_column(y)
-    known = set(classes.tolist())
-    unknown = list(dict.fromkeys(label for label in labels.tolist() if label not in known))
-    if unknown:
-        found = "a label" if len(unknown) == 1 else f"{len(unknown)} labels"
-        were = "was" if len(unknown) == 1 else "were"
-        raise InputError(
-            f"Got {found} in y that {were} not there at fit, {list_labels(unknown)}; expected "
-            f"labels among the {len(classes)} classes {list_labels(classes)}"
-        )
+def match_classes(y: Any, classes: np.ndarray) -> np.ndarray:
+    """Return the number of each label's class, -1 where it is none of the classes.
+
+    Examples
+    --------
+    >>> match_classes(["dog", "bird"], np.array(["cat", "dog"]))
+    array([ 1, -1])
+    """
+    codes = {label: code for code, label in enumerate(classes.tolist())}
+    labels = _as_column(y).tolist()
+    return np.array([codes.get(label, -1) for label in labels], dtype=np.int64)
 
 
 def _as_column(y: Any) -> np.ndarray:
@@ -162,7 +161,13 @@ def weigh_classes(class_weight: Any, classes: np.ndarray, codes: np.ndarray) -> 
     if class_weight is None:
         return None
     if isinstance(class_weight, dict):
-        check_known_labels(list(class_weight), classes)
+        known = set(classes.tolist())
+        unknown = [label for label in class_weight if label not in known]
+        if unknown:
+            raise InputError(
+                f"Got class_weight of {list_labels(unknown)} but expected only labels among the "
+                f"{len(classes)} classes {list_labels(classes)}"
+            )
     elif not (isinstance(class_weight, str) and class_weight == "balanced"):
         expected = "None, 'balanced' or a dict of class to weight"
         raise refuse("class_weight", class_weight, expected, ["balanced"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from featx._extraction.plan import plan_execution
 from featx._finetuning.parameters import check_parameters, choice, flag, real, sizes, whole
 from featx._finetuning.samples import Portion, split_rows
 from featx._finetuning.training import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingPlan
-from featx._labels import check_known_labels, weigh_classes
+from featx._labels import check_lengths, list_labels, match_classes, weigh_classes
 from featx._progress import check_progress
 
 if TYPE_CHECKING:
@@ -104,15 +105,25 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
         -------
         float
 
-        Raises
-        ------
-        InputError
-            If a label was not there at fit.
+        Warns
+        -----
+        UserWarning
+            If a label was not there at fit, which counts as predicted wrong.
         """
         check_is_fitted(self)
-        check_known_labels(y, self.classes_)
-        accuracy: float = super().score(X, y, sample_weight)
-        return accuracy
+        codes = match_classes(y, self.classes_)
+        probabilities = self.predict_proba(X)
+        check_lengths(len(probabilities), len(codes))
+        unknown = np.flatnonzero(codes < 0)
+        if len(unknown):
+            labels = list(dict.fromkeys(np.asarray(y)[unknown].tolist()))
+            warnings.warn(
+                f"{len(unknown)} of {len(codes)} samples have a label that was not there at fit "
+                f"({list_labels(labels)}); they count as predicted wrong",
+                UserWarning,
+                stacklevel=2,
+            )
+        return float(np.average(codes == probabilities.argmax(axis=1), weights=sample_weight))
 
     def _check_parameters(self) -> None:
         check_parameters(vars(self), self._checks)

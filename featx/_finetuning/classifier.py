@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featx._extraction.contents import checked_images
+from featx._extraction.runtime import computing_threads, torch_threads
 from featx._finetuning.assembly import embed_samples, is_drawn
 from featx._finetuning.base import PRECISION_CHECK, TRAINING_CHECKS, fitting_threads
 from featx._finetuning.checkpoints import Checkpoint
@@ -284,6 +285,10 @@ class FineTunedClassifier(TrainedNetwork):
             If the loss stops being finite later: the weights of the best epoch are kept.
         """
         self._check_parameters()
+        with torch_threads(computing_threads()):
+            return self._fit(X, y)
+
+    def _fit(self, X: Any, y: Any) -> Self:
         items = checked_images(X)
         classes, codes = sort_classes(y, len(items))
         seed = choose_seed(self.random_state)
@@ -315,7 +320,7 @@ class FineTunedClassifier(TrainedNetwork):
             digest_images(items, self._limits(), self._n_threads()),
             classes,
             codes,
-            drawn=is_drawn(self.backbone),
+            drawn=is_drawn(self.backbone) and self.random_state is None,
         )
         return Checkpoint(self.checkpoint, description)
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import json
+import random
+import sys
 from contextlib import closing
+from enum import Enum
+from functools import partial
+from pathlib import PurePath
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from featx._backbones.taps import PENULTIMATE, Tap
-from featx._errors import ImageDecodeError
+from featx._checks import refuse
+from featx._errors import ImageDecodeError, InputError
 from featx._extraction.batches import load_in_order
 from featx._images.digest import digest_content
 from featx._images.sources import read_content
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
 
     from featx._backbones.frozen import FrozenBackbone
     from featx._images.limits import Limits
@@ -63,7 +71,7 @@ def describe_training(
     classes, codes : ndarray
         As `featx._labels.sort_classes` returns them.
     drawn : bool
-        Whether the backbone's weights were drawn with the seed, which the checkpoint itself knows.
+        Whether the backbone's weights were drawn with a seed that only the checkpoint knows.
 
     Returns
     -------
@@ -71,12 +79,12 @@ def describe_training(
     """
     described = backbone.describe(Tap(PENULTIMATE, "avg"))
     if drawn:
-        del described["weights_sha256"]
+        # With a seed that is drawn at each fit the weights are others, but what draws them is not.
+        described["weights_sha256"] = identify(parameters["backbone"], "backbone")
     return {
         "backbone": described,
         "parameters": {
-            # Some things print their address, which is of the process.
-            name: re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+            name: identify(value, name)
             for name, value in sorted(parameters.items())
             if name not in _WITHOUT_INFLUENCE
         },
@@ -84,6 +92,113 @@ def describe_training(
         "classes": repr(classes.tolist()),
         "labels": hashlib.sha256(codes.tobytes()).hexdigest(),
     }
+
+
+def identify(value: Any, name: str, _around: tuple[int, ...] = ()) -> Any:
+    """Return what a parameter is, as plain JSON types: the same in every process, or an error.
+
+    Plain values and what consists of them are written out, functions and classes named by their
+    address, other objects by their class and their state, as pickle takes it.
+
+    Parameters
+    ----------
+    value : object
+        The parameter, or something inside it.
+    name : str
+        The parameter, for an error.
+
+    Raises
+    ------
+    InputError
+        If two that are not the same could not be told apart: lambdas, functions within functions,
+        generators of random numbers, iterators, whatever hides its state.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> identify(partial(torch.flip, dims=(2,)), "augment")
+    ['partial', ['name', 'torch.flip'], [], [['dims', [2]]]]
+    >>> identify(lambda pixels: pixels, "augment")
+    Traceback (most recent call last):
+    featx.InputError: Got augment=<function <lambda>...
+    """
+    if value is None or (
+        isinstance(value, bool | int | float | str) and not isinstance(value, Enum)
+    ):
+        return value
+    if id(value) in _around:
+        raise _no_identity(name, value)
+
+    def inside(part: Any) -> Any:
+        return identify(part, name, (*_around, id(value)))
+
+    if isinstance(value, np.generic):
+        return inside(value.item())
+    if isinstance(value, torch.Tensor):
+        values = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return ["tensor", str(value.dtype), list(value.shape), _sha256(values)]
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return ["array", str(value.dtype), list(value.shape), _sha256(value)]
+    if isinstance(value, np.ndarray):
+        return inside(value.tolist())
+    if isinstance(value, list | tuple):
+        return [inside(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return ["set", sorted((inside(part) for part in value), key=json.dumps)]
+    if isinstance(value, dict):
+        pairs = [[inside(key), inside(part)] for key, part in value.items()]
+        return sorted(pairs, key=lambda pair: json.dumps(pair[0]))
+    if isinstance(value, bytes | complex | PurePath):
+        return [type(value).__name__, repr(value)]
+    if isinstance(value, partial):
+        return ["partial", inside(value.func), inside(value.args), inside(value.keywords)]
+    if isinstance(value, MethodType):
+        return ["method", value.__name__, inside(value.__self__)]
+    if isinstance(value, type) or hasattr(value, "__qualname__"):
+        return ["name", _address(value, name)]
+    if isinstance(value, Enum):
+        return ["enum", _address(type(value), name), value.name]
+    if isinstance(value, _RUNNING_ON) or not hasattr(value, "__dict__"):
+        raise _no_identity(name, value)
+    return ["object", _address(type(value), name), inside(_state_of(value))]
+
+
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+_RUNNING_ON = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random)
+
+
+def _state_of(value: Any) -> Any:
+    state = value.__getstate__()
+    if isinstance(state, dict):  # a version of scikit-learn changes no training
+        return {key: part for key, part in state.items() if key != "_sklearn_version"}
+    return state
+
+
+def _address(thing: Any, name: str) -> str:
+    """Return where a class or function can be imported from."""
+    module, path = getattr(thing, "__module__", None), thing.__qualname__
+    own: str = thing.__name__
+    if vars(torch).get(own) is thing:  # those in C do not say where they stand
+        return f"torch.{own}"
+    found: Any = sys.modules.get(module or "")
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    # What a script or a notebook defines cannot be imported in the processes of a search.
+    if found is not thing and (module != "__main__" or "<" in path):
+        raise _no_identity(name, thing)
+    return f"{module}.{path}"
+
+
+def _no_identity(name: str, value: Any) -> InputError:
+    return refuse(
+        name,
+        value,
+        "beside checkpoint what can be told from others in every process: a number, a text, or "
+        "functions and classes of a module, and objects made of such",
+    )
 
 
 def digest_images(items: Sequence[Any], limits: Limits, num_workers: int) -> str:

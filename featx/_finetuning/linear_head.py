@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
+from featx._extraction.runtime import computing_threads, torch_threads
 from featx._finetuning.base import TrainedClassifier, fitting_threads
 from featx._finetuning.heads import build_head
 from featx._finetuning.samples import (
@@ -195,5 +196,6 @@ class LinearHeadClassifier(TrainedClassifier):
         ):
             inputs = activations if number == 0 else np.maximum(activations, 0)
             activations = inputs @ coefs + intercepts
-        probabilities: np.ndarray = torch.from_numpy(activations).softmax(dim=1).numpy()
+        with torch_threads(computing_threads()):
+            probabilities: np.ndarray = torch.from_numpy(activations).softmax(dim=1).numpy()
         return probabilities

@@ -14,10 +14,15 @@ from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.network import has_features_and_head
 from featx._errors import InputError
 from featx._extraction.contents import checked_images
+from featx._extraction.runtime import computing_threads, torch_threads
 from featx._finetuning.assembly import assemble_network, open_backbone
 from featx._finetuning.base import TrainedClassifier
 from featx._finetuning.samples import ImageSamples, choose_seed
-from featx._finetuning.weights_files import read_labelled_weights, write_labelled_weights
+from featx._finetuning.weights_files import (
+    check_same_network,
+    read_labelled_weights,
+    write_labelled_weights,
+)
 from featx._images.limits import Limits
 
 if TYPE_CHECKING:
@@ -62,7 +67,7 @@ class TrainedNetwork(TrainedClassifier):
         device = self._choose_device()
         network = self.network_ if device == "cpu" else copy.deepcopy(self.network_).to(device)
         probabilities: list[np.ndarray] = []
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_threads(computing_threads()):
             for count, pixels in samples.fixed_batches(self.batch_size):
                 logits = network(pixels.to(device))[:count]
                 probabilities.append(logits.softmax(dim=1).cpu().numpy())
@@ -109,7 +114,8 @@ class TrainedNetwork(TrainedClassifier):
             If it cannot be a file or ends otherwise, or the labels are neither strings nor numbers.
         """
         check_is_fitted(self, "network_")
-        write_labelled_weights(file, self.network_.module.state_dict(), self.classes_)
+        tensors = self.network_.module.state_dict()
+        write_labelled_weights(file, tensors, self.classes_, self._describe_network())
 
     def load_weights(self, file: str | os.PathLike[str]) -> Self:
         """Become the classifier that `save_weights` wrote, instead of being fitted.
@@ -130,7 +136,8 @@ class TrainedNetwork(TrainedClassifier):
         WeightsError
             If the weights do not fit the network.
         SchemaError
-            If the file was not written by `save_weights`, or is damaged.
+            If the file was not written by `save_weights`, is damaged, or was written by a
+            classifier of another backbone, preprocessing (the image size is of it) or head.
 
         Examples
         --------
@@ -148,10 +155,12 @@ class TrainedNetwork(TrainedClassifier):
         True
         """
         self._check_parameters()
-        tensors, classes = read_labelled_weights(file)
+        tensors, classes, written = read_labelled_weights(file)
         seed = choose_seed(self.random_state)
         backbone = self._open_backbone(seed)
         network = self._assemble(backbone, len(classes), seed)
+        self.preprocessing_, self._origin = backbone.preprocessing, (backbone.name, "")
+        check_same_network(file, written, self._describe_network())
         load_tensors(network.module, tensors, (), f"{file} in {backbone.name}")
         self._keep_network(network, backbone)
         self.classes_ = classes
@@ -175,19 +184,29 @@ class TrainedNetwork(TrainedClassifier):
         tags.input_tags.string = True
         return tags
 
+    def _describe_network(self) -> dict[str, Any]:
+        """Return what a classifier that loads the weights must share, as plain JSON types."""
+        return {
+            # The tag behind the dot names other weights of the same network.
+            "backbone": self._origin[0].partition(".")[0],
+            "preprocessing": self.preprocessing_.describe(),
+            "hidden_layer_sizes": [int(size) for size in self.hidden_layer_sizes],
+        }
+
     def _open_backbone(self, seed: int) -> FrozenBackbone:
         return open_backbone(self.backbone, self.weights, self.image_size, self.preprocessing, seed)
 
     def _assemble(self, backbone: FrozenBackbone, n_classes: int, seed: int) -> FineTuningNetwork:
-        return assemble_network(
-            backbone,
-            self.unfreeze,
-            n_classes,
-            self.hidden_layer_sizes,
-            self.dropout,
-            seed,
-            self.batch_norm,
-        )
+        with torch_threads(computing_threads()):
+            return assemble_network(
+                backbone,
+                self.unfreeze,
+                n_classes,
+                self.hidden_layer_sizes,
+                self.dropout,
+                seed,
+                self.batch_norm,
+            )
 
     def _keep_network(self, network: FineTuningNetwork, backbone: FrozenBackbone) -> None:
         self.network_ = network
@@ -204,4 +223,4 @@ class TrainedNetwork(TrainedClassifier):
         return Limits(self.max_pixels, self.max_file_bytes)
 
     def _n_threads(self) -> int:
-        return torch.get_num_threads() if self.num_workers is None else self.num_workers
+        return computing_threads() if self.num_workers is None else self.num_workers

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from featx._errors import InputError
+from featx._extraction.runtime import computing_threads, torch_threads
 from featx._finetuning.checkpoints import TrainingState
 from featx._finetuning.network import changing_tensors, copy_tensors, restore_tensors
 from featx._finetuning.samples import REGULARIZATION, derive_seed, generators_kept
@@ -142,7 +143,11 @@ def train(
     ConvergenceWarning
         If it comes to be so later: the training is stopped, and the weights of the best epoch kept.
     """
-    with generators_kept(torch.device(plan.device)), _repeatable():
+    with (
+        torch_threads(computing_threads()),
+        generators_kept(torch.device(plan.device)),
+        _repeatable(),
+    ):
         return _Training(module, is_head, training, validation, plan, checkpoint).run()
 
 

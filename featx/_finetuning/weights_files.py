@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from featx._checks import brief
 from featx._errors import InputError, SchemaError
 from featx._files import output_file, write_atomically
 
@@ -24,7 +26,10 @@ _KINDS = "OUbiuf"
 
 
 def write_labelled_weights(
-    file: str | os.PathLike[str], tensors: dict[str, torch.Tensor], classes: np.ndarray
+    file: str | os.PathLike[str],
+    tensors: dict[str, torch.Tensor],
+    classes: np.ndarray,
+    network: dict[str, Any],
 ) -> None:
     """Write tensors and classes; the file is whole or absent.
 
@@ -36,6 +41,8 @@ def write_labelled_weights(
         Of the network.
     classes : ndarray
         Of strings, numbers or booleans.
+    network : dict
+        What a classifier that loads them must share, as plain JSON types.
 
     Raises
     ------
@@ -54,6 +61,7 @@ def write_labelled_weights(
     described = {
         "version": FILE_VERSION,
         "classes": labels,
+        "network": network,
         "dtype": "object" if classes.dtype == object else classes.dtype.str,
     }
     content = save(
@@ -67,8 +75,8 @@ def write_labelled_weights(
 
 def read_labelled_weights(
     file: str | os.PathLike[str],
-) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """Return the tensors and classes of a file that `write_labelled_weights` wrote.
+) -> tuple[dict[str, torch.Tensor], np.ndarray, dict[str, Any]]:
+    """Return what `write_labelled_weights` wrote: tensors, classes and description of the network.
 
     Raises
     ------
@@ -89,12 +97,41 @@ def read_labelled_weights(
             classes = np.array(described["classes"], dtype=dtype)
             if dtype.kind not in _KINDS or classes.ndim != 1 or len(classes) < 2:
                 raise ValueError("classes")
-            return {name: opened.get_tensor(name) for name in list(opened.keys())}, classes
+            tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
+            return tensors, classes, dict(described.get("network", {}))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise SchemaError(
             f"{path} was not written by save_weights of this version of featx, or is damaged; "
             "write it anew"
         ) from error
+
+
+def check_same_network(
+    file: str | os.PathLike[str], written: dict[str, Any], own: dict[str, Any]
+) -> None:
+    """Raise SchemaError where a file's weights are of another network than the one they go into."""
+    if not written:
+        warnings.warn(
+            f"{file} was written by featx 0.1 and does not say which backbone, image size and "
+            "preprocessing its weights go with; see that they are the same, and write it anew",
+            UserWarning,
+            stacklevel=3,
+        )
+    for name, value in written.items():
+        if own.get(name) != value:
+            had, has = _difference(value, own.get(name))
+            raise SchemaError(
+                f"Got {file}, written by a classifier with {name} {had}, but this one has {has}; "
+                "give it the same backbone, image_size, preprocessing and hidden_layer_sizes"
+            )
+
+
+def _difference(written: Any, own: Any) -> tuple[str, str]:
+    if isinstance(written, dict) and isinstance(own, dict):
+        differing = sorted(key for key in written | own if written.get(key) != own.get(key))
+        written = {key: written.get(key) for key in differing}
+        own = {key: own.get(key) for key in differing}
+    return brief(written), brief(own)
 
 
 def _is_plain(label: Any) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,16 @@ import pytest
 from networks import NAMED, OWN, make_images, tensors_of
 from safetensors import safe_open
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from torchvision.transforms import v2
 from training_trial import run_trial
 
 from featx._errors import InputError, SchemaError
 from featx._finetuning import training
 from featx._finetuning.checkpoints import Checkpoint, TrainingState
 from featx._finetuning.classifier import FineTunedClassifier
+from featx._finetuning.identity import identify
 
 if TYPE_CHECKING:
     import torch
@@ -164,6 +169,75 @@ def test_another_training_has_another_folder(
             images, labels
         )
     assert len(list(tmp_path.iterdir())) == 1 + is_other
+
+
+class Brighter:
+    """A transform with a state and no repr of its own."""
+
+    def __init__(self, by: Any) -> None:
+        self.by = by
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels.float() + self.by).clamp(0, 255).to(pixels.dtype)
+
+
+def test_transforms_of_other_states_are_other_trainings(tmp_path: Path) -> None:
+    images, labels = make_images(12)
+    parameters = OWN | {"epochs": 1, "checkpoint": tmp_path}
+    together = {}
+    for by in (0, 200):
+        alone = FineTunedClassifier(**OWN, epochs=1, augment=Brighter(by)).fit(images, labels)
+        both = FineTunedClassifier(**parameters, augment=Brighter(by)).fit(images, labels)
+        assert both.history_ == alone.history_
+        together[by] = both.history_
+    assert together[0] != together[200]
+    methods = [Brighter(1).__call__, Brighter(2).__call__]
+    assert identify(methods[0], "augment") != identify(methods[1], "augment")
+    assert identify(methods[0], "augment") == identify(Brighter(1).__call__, "augment")
+
+
+def closure(by: int) -> Any:
+    def brighter(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels + by
+
+    return brighter
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda pixels: pixels,
+        closure(1),
+        np.random.RandomState(1),
+        np.random.default_rng(1),
+        iter([1]),
+        (number for number in range(3)),
+        [1, {"a": lambda pixels: pixels}],
+        functools.partial(print, closure(1)),
+        Brighter(lambda pixels: pixels),
+        Brighter(lambda pixels: pixels).__call__,
+        v2.Compose([v2.Lambda(lambda pixels: pixels)]),
+        LogisticRegression(random_state=np.random.RandomState(1)),
+        threading.Lock(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("name", ["augment", "random_state"])
+def test_what_cannot_be_told_from_others_is_refused_by_name(
+    name: str, value: Any, tmp_path: Path
+) -> None:
+    if name == "random_state" and not isinstance(value, np.random.RandomState):
+        with pytest.raises(InputError, match=f"Got {name}=.* expected beside checkpoint what can"):
+            identify(value, name)
+        return
+    if not callable(value) and name == "augment":
+        with pytest.raises(InputError, match=f"Got {name}="):
+            identify(value, name)
+        return
+    classifier = FineTunedClassifier(**OWN | {"checkpoint": tmp_path, name: value})
+    with pytest.raises(InputError, match=f"Got {name}=.* expected beside checkpoint what can"):
+        classifier.fit(*make_images(6))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_images_and_labels_have_another_folder(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,3 +54,30 @@ def test_fits_that_overlap_leave_the_number_as_it_was() -> None:
     first_is_out.set()
     other.join(60)
     assert torch.get_num_threads() == 2
+
+
+FORKED = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import torch
+from networks import OWN, make_images
+from featx import FineTunedClassifier
+torch.set_num_threads(2)
+images, labels = make_images(12)
+first = FineTunedClassifier(**OWN, epochs=1).fit(images, labels).predict_proba(images)
+torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # OpenMP's threads are there now
+if os.fork() == 0:
+    signal.alarm(60)
+    threads = torch.get_num_threads()
+    again = FineTunedClassifier(**OWN, epochs=1).fit(images, labels).predict_proba(images)
+    print(threads, abs(again - first).max() < 0.05, torch.get_num_threads(), flush=True)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_fits_and_keeps_its_number_of_threads() -> None:
+    text = FORKED.format(folder=os.fspath(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "2 True 2\n"), done.stderr

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from networks import NAMED, OWN, make_images
+from networks import NAMED, OWN, TinyCNN, make_images
 from safetensors.torch import save_file
+from torch import nn
 
 from featx._errors import InputError, SchemaError, WeightsError
 from featx._finetuning.classifier import FineTunedClassifier
@@ -39,9 +40,36 @@ def test_what_is_written_is_read_as_the_same_classifier(labels: Any, tmp_path: P
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     classifier = FineTunedClassifier(**OWN, epochs=1).fit(*make_images(6))
     classifier.save_weights(tmp_path / "own.safetensors")
-    for other in (NAMED, OWN | {"hidden_layer_sizes": (4,)}):
-        with pytest.raises(WeightsError, match="do not fit the network"):
+    others = {
+        "backbone 'TinyCNN', but this one has 'timm/test_efficientnet'": NAMED,
+        r"hidden_layer_sizes \[\], but this one has \[4\]": OWN | {"hidden_layer_sizes": (4,)},
+        "preprocessing .*'image_size': 16.* but this one has .*'image_size': 32": OWN
+        | {"image_size": 32},
+    }
+    for message, other in others.items():
+        with pytest.raises(SchemaError, match=message):
             FineTunedClassifier(**other).load_weights(tmp_path / "own.safetensors")
+    wider = TinyCNN()
+    wider[0], wider[4] = nn.Conv2d(3, 9, 3, padding=1), nn.Conv2d(9, 6, 3, padding=1)
+    wider[1] = nn.BatchNorm2d(9)
+    with pytest.raises(WeightsError, match="do not fit the network"):
+        FineTunedClassifier(**OWN | {"backbone": wider}).load_weights(tmp_path / "own.safetensors")
+
+
+def test_a_file_of_before_says_that_it_does_not_know_its_network(tmp_path: Path) -> None:
+    images, labels = make_images(6)
+    classifier = FineTunedClassifier(**OWN, epochs=1).fit(images, labels)
+    module = classifier.network_.module
+    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    described = describe(classes=["blue", "green", "red"], dtype="<U5")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        tmp_path / "old.safetensors",
+        described,
+    )
+    with pytest.warns(UserWarning, match="written by featx 0.1"):
+        same = FineTunedClassifier(**OWN).load_weights(tmp_path / "old.safetensors")
+    assert same.predict_proba(images).tobytes() == classifier.predict_proba(images).tobytes()
 
 
 def describe(**changes: Any) -> dict[str, str]:
