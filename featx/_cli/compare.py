@@ -132,12 +132,12 @@ def _make_report(out: Path | None) -> Callable[[Comparison, int], None]:
     def report(comparison: Comparison, total: int) -> None:
         from featx._files import write_atomically
 
-        trial = comparison.trials[-1]
-        budget = trial.split.labels_per_class
+        run = comparison.runs[-1]
+        budget = run.split.labels_per_class
         labels = "" if budget is None else f", {budget} labels a class"
         typer.echo(
-            f"[{len(comparison.trials)}/{total}, {time.monotonic() - begun:.0f} s] fold "
-            f"{trial.split.fold}{labels}: {trial.description}: {trial.accuracy:.3f}",
+            f"[{len(comparison.runs)}/{total}, {time.monotonic() - begun:.0f} s] fold "
+            f"{run.split.fold}{labels}: {run.description}: {run.accuracy:.3f}",
             err=True,
         )
         if out is not None:

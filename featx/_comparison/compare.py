@@ -6,23 +6,25 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import clone
 
+from featx._checks import check_whole_number
 from featx._comparison.comparison import Comparison
 from featx._comparison.splits import ALL, check_budgets, make_splits, split_folds
 from featx._comparison.strategies import choose_strategies
-from featx._comparison.trials import Material, run_trial
+from featx._comparison.training_runs import TrainingData, run_strategy
 from featx._embedder import ImageEmbedder
-from featx._errors import DecodeFailure, ImageDecodeWarning, InputError
+from featx._errors import ImageDecodeWarning, InputError
 from featx._images.sources import as_image_list
-from featx._labels import check_lengths, encode_labels
+from featx._labels import check_lengths, encode_labels, list_labels
 from featx._public import public
+from featx._selection.labelled_embeddings import embed_labelled
 from featx._selection.timing import seconds_per_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from featx._comparison.strategies import Strategy
+    from featx._errors import DecodeFailure
 
 _TIMED_IMAGES = 128
 
@@ -35,7 +37,7 @@ def compare_strategies(
     X_test: Any = None,
     y_test: Any = None,
     strategies: str | Iterable[str] = "default",
-    further: Mapping[str, Any] | None = None,
+    own_strategies: Mapping[str, Any] | None = None,
     embedder: ImageEmbedder | None = None,
     labels_per_class: Any = ALL,
     cv: Any = 3,
@@ -69,7 +71,7 @@ def compare_strategies(
         - ``"from_scratch"``: all of it from random weights, three times as many epochs.
 
         ``"default"`` leaves out linear SVM and neighbours. From scratch needs a network by name.
-    further : mapping of str to classifier, optional
+    own_strategies : mapping of str to classifier, optional
         More strategies: unfitted classifiers of images, such as a `FineTunedClassifier` with other
         settings, or a pipeline. They are timed as they are: an `ImageEmbedder` in them finds in
         its cache what was embedded before.
@@ -90,12 +92,12 @@ def compare_strategies(
     skip_unreadable : bool, default=False
         Leave out images that cannot be read, with one `ImageDecodeWarning`, instead of raising.
     report : callable, optional
-        Called after each trial with the comparison as it is by then and the number of all trials.
+        Called after each run with the comparison as it is by then and the number of all runs.
 
     Returns
     -------
     Comparison
-        ``summary()``, ``learning_curves()``, ``verdict()``, and ``results``, a row per trial.
+        ``summary()``, ``learning_curves()``, ``verdict()``, and ``results``, a row per run.
 
     Raises
     ------
@@ -138,11 +140,10 @@ def compare_strategies(
     2     2            12           12
     """
     embedder = _checked_embedder(embedder)
-    if random_state is not None and random_state < 0:
-        raise InputError(f"Got random_state={random_state} but expected 0 or more, or None")
+    check_whole_number("random_state", random_state, also=[None])
     budgets = check_budgets(labels_per_class)
     chosen = choose_strategies(
-        strategies, further, embedder=embedder, epochs=epochs, random_state=random_state
+        strategies, own_strategies, embedder=embedder, epochs=epochs, random_state=random_state
     )
     images, labels, n_training = _gather(X, y, X_test, y_test)
     codes = encode_labels(labels)
@@ -151,16 +152,16 @@ def compare_strategies(
         folds = split_folds(codes, cv, random_state)
     # What is wrong with the labels is said before any image is embedded.
     make_splits(folds, codes, budgets, random_state)
-    material, is_read, failures = _prepare(chosen, images, labels, embedder, skip_unreadable)
-    folds = [(_without(train, is_read), _without(test, is_read)) for train, test in folds]
-    splits = make_splits(folds, material.codes, budgets, random_state)
-    trials = []
+    data, read, failures = _prepare(chosen, images, labels, embedder, skip_unreadable)
+    folds = [(_among(train, read), _among(test, read)) for train, test in folds]
+    splits = make_splits(folds, data.codes, budgets, random_state)
+    runs = []
     for split in splits:
         for strategy in chosen:
-            trials.append(run_trial(strategy, split, material, random_state))
+            runs.append(run_strategy(strategy, split, data, random_state))
             if report is not None:
-                report(Comparison(tuple(trials), failures), len(splits) * len(chosen))
-    return Comparison(tuple(trials), failures)
+                report(Comparison(tuple(runs), failures), len(splits) * len(chosen))
+    return Comparison(tuple(runs), failures)
 
 
 def _checked_embedder(embedder: Any) -> ImageEmbedder:
@@ -192,15 +193,11 @@ def _gather(X: Any, y: Any, X_test: Any, y_test: Any) -> tuple[list[Any], list[A
     known = dict.fromkeys(labels)
     unknown = next((label for label in test_labels if label not in known), None)
     if unknown is not None:
-        shown = ", ".join(map(repr, list(known)[:_SHOWN])) + (", …" if len(known) > _SHOWN else "")
         raise InputError(
             f"Got test images of class {unknown!r} but expected only classes of the training set: "
-            f"{shown}"
+            f"{list_labels(list(known))}"
         )
     return images + test_images, labels + test_labels, len(images)
-
-
-_SHOWN = 10
 
 
 def _pair(images: Any, labels: Any, name: str) -> tuple[list[Any], list[Any]]:
@@ -217,29 +214,22 @@ def _prepare(
     labels: list[Any],
     embedder: ImageEmbedder,
     skip_unreadable: bool,
-) -> tuple[Material, np.ndarray, tuple[DecodeFailure, ...]]:
-    """Return what the strategies take, which images could be read, and which could not."""
-    is_read = np.ones(len(images), dtype=bool)
-    failures: tuple[DecodeFailure, ...] = ()
-    vectors, seconds = None, 0.0
+) -> tuple[TrainingData, np.ndarray, tuple[DecodeFailure, ...]]:
+    """Return what the strategies take, the rows that could be read, and what could not."""
     needs_vectors = any(strategy.takes_vectors for strategy in strategies)
-    if needs_vectors or skip_unreadable:
-        tolerant = clone(embedder).set_params(on_error="nan" if skip_unreadable else "raise")
-        extraction = tolerant.extract(images)
-        failures = extraction.failures
-        is_read[[failure.row for failure in failures]] = False
-        if failures:
-            warnings.warn(ImageDecodeWarning(failures, len(images)), stacklevel=3)
-        images = [image for image, read in zip(images, is_read, strict=True) if read]
-        labels = [label for label, read in zip(labels, is_read, strict=True) if read]
-        vectors = extraction.vectors[is_read]
-    if needs_vectors:
-        seconds = seconds_per_image(embedder, images, _TIMED_IMAGES)
-    material = Material(images, vectors, np.asarray(labels), encode_labels(labels), seconds)
-    return material, is_read, failures
+    if not needs_vectors and not skip_unreadable:
+        data = TrainingData(images, None, np.asarray(labels), encode_labels(labels), 0.0)
+        return data, np.arange(len(images)), ()
+    embedded = embed_labelled(images, labels, embedder, skip_unreadable=skip_unreadable)
+    if embedded.failures:
+        warnings.warn(ImageDecodeWarning(embedded.failures, len(images)), stacklevel=3)
+    read = list(embedded.images)
+    codes = encode_labels([labels[row] for row in embedded.rows])
+    seconds = seconds_per_image(embedder, read, _TIMED_IMAGES) if needs_vectors else 0.0
+    data = TrainingData(read, embedded.vectors, embedded.labels, codes, seconds)
+    return data, embedded.rows, embedded.failures
 
 
-def _without(rows: np.ndarray, is_read: np.ndarray) -> np.ndarray:
-    """Return where the images of some rows stand when those that cannot be read are gone."""
-    left: np.ndarray = (np.cumsum(is_read) - 1)[rows[is_read[rows]]]
-    return left
+def _among(rows: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """Return where the images of some rows stand among those that could be read."""
+    return np.searchsorted(read, rows[np.isin(rows, read)])

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
-from featx._comparison.intervals import Interval, accuracy_interval, difference_interval
 from featx._comparison.splits import ALL
 from featx._public import public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from featx._comparison.trials import Trial
+    from featx._comparison.training_runs import TrainingRun
     from featx._errors import DecodeFailure
+
+
+# A gain in accuracy that nobody would train a network for.
+_WORTH = 0.02
+
+_QUANTILE = float(norm.ppf(0.975))
 
 
 @public
@@ -26,7 +33,7 @@ class Comparison:
 
     Attributes
     ----------
-    trials : tuple of Trial
+    runs : tuple of TrainingRun
         Each strategy under each split.
     failures : tuple of DecodeFailure
         Images that were left out because they could not be read; those of a test set are counted
@@ -37,12 +44,12 @@ class Comparison:
     featx.compare_strategies : Returns it, with an example.
     """
 
-    trials: tuple[Trial, ...]
+    runs: tuple[TrainingRun, ...]
     failures: tuple[DecodeFailure, ...] = ()
 
     @property
     def results(self) -> pd.DataFrame:
-        """One row per trial.
+        """One row per run.
 
         Its columns are ``strategy``, ``labels_per_class`` (a number or ``"all"``), ``fold``,
         ``train_images``, ``test_images``, ``accuracy``, ``balanced_accuracy`` (the mean of the
@@ -50,21 +57,21 @@ class Comparison:
         """
         return pd.DataFrame(
             {
-                "strategy": trial.strategy,
-                "labels_per_class": _budget(trial),
-                "fold": trial.split.fold,
-                "train_images": len(trial.split.train),
-                "test_images": len(trial.split.test),
-                "accuracy": trial.accuracy,
-                "balanced_accuracy": trial.balanced_accuracy,
-                "fit_seconds": trial.fit_seconds,
-                "predict_seconds": trial.predict_seconds,
+                "strategy": run.strategy,
+                "labels_per_class": _budget(run),
+                "fold": run.split.fold,
+                "train_images": len(run.split.train),
+                "test_images": len(run.split.test),
+                "accuracy": run.accuracy,
+                "balanced_accuracy": run.balanced_accuracy,
+                "fit_seconds": run.fit_seconds,
+                "predict_seconds": run.predict_seconds,
             }
-            for trial in self.trials
+            for run in self.runs
         )
 
     def predictions(self) -> pd.DataFrame:
-        """Return one row per image and trial that tested it.
+        """Return one row per image and run that tested it.
 
         Returns
         -------
@@ -75,15 +82,15 @@ class Comparison:
         return pd.concat(
             pd.DataFrame(
                 {
-                    "row": trial.split.test,
-                    "strategy": trial.strategy,
-                    "labels_per_class": _budget(trial),
-                    "fold": trial.split.fold,
-                    "label": trial.labels,
-                    "predicted": trial.predicted,
+                    "row": run.split.test,
+                    "strategy": run.strategy,
+                    "labels_per_class": _budget(run),
+                    "fold": run.split.fold,
+                    "label": run.labels,
+                    "predicted": run.predicted,
                 }
             )
-            for trial in self.trials
+            for run in self.runs
         ).reset_index(drop=True)
 
     def summary(self) -> pd.DataFrame:
@@ -127,8 +134,7 @@ class Comparison:
         """
         table = self._summarize(self._budgets()[-1])
         frozen, trained = (
-            table[table["strategy"].isin(_names_of(self.trials, trains))]
-            for trains in (False, True)
+            table[table["strategy"].isin(_names_of(self.runs, trains))] for trains in (False, True)
         )
         if frozen.empty or trained.empty:
             best = table.iloc[0]
@@ -149,20 +155,20 @@ class Comparison:
         return f"These images cannot tell: {gain}, and {cost}. More test images would."
 
     def _budgets(self) -> list[int | str]:
-        numbers = {trial.split.labels_per_class for trial in self.trials}
+        numbers = {run.split.labels_per_class for run in self.runs}
         return [*sorted(number for number in numbers if number is not None)] + (
             [ALL] if None in numbers else []
         )
 
     def _summarize(self, budget: int | str) -> pd.DataFrame:
         """Return the rows of one number of labels per class."""
-        chosen = [trial for trial in self.trials if _budget(trial) == budget]
-        groups: dict[str, list[Trial]] = {}
-        for trial in chosen:
-            groups.setdefault(trial.strategy, []).append(trial)
+        chosen = [run for run in self.runs if _budget(run) == budget]
+        groups: dict[str, list[TrainingRun]] = {}
+        for run in chosen:
+            groups.setdefault(run.strategy, []).append(run)
         hits = {name: _hits_by_image(group) for name, group in groups.items()}
         seconds = {
-            name: float(np.median([trial.fit_seconds for trial in group]))
+            name: float(np.median([run.fit_seconds for run in group]))
             for name, group in groups.items()
         }
         reference = _reference(groups, hits, seconds)
@@ -176,12 +182,12 @@ class Comparison:
                     "strategy": name,
                     "description": group[0].description,
                     "labels_per_class": budget,
-                    "train_images": float(np.mean([len(trial.split.train) for trial in group])),
+                    "train_images": float(np.mean([len(run.split.train) for run in group])),
                     "test_images": len(hits[name]),
                     "accuracy": accuracy.value,
                     "low": accuracy.low,
                     "high": accuracy.high,
-                    "std": _deviation([trial.accuracy for trial in group]),
+                    "std": _deviation([run.accuracy for run in group]),
                     "balanced_accuracy": float(np.mean([t.balanced_accuracy for t in group])),
                     "gain": gain.value,
                     "gain_low": 0.0 if is_reference else gain.low,
@@ -197,19 +203,19 @@ class Comparison:
         )
 
 
-def _budget(trial: Trial) -> int | str:
-    number = trial.split.labels_per_class
+def _budget(run: TrainingRun) -> int | str:
+    number = run.split.labels_per_class
     return ALL if number is None else number
 
 
-def _names_of(trials: Iterable[Trial], trains: bool | None) -> set[str]:
-    return {trial.strategy for trial in trials if trial.trains is trains}
+def _names_of(runs: Iterable[TrainingRun], trains: bool | None) -> set[str]:
+    return {run.strategy for run in runs if run.trains is trains}
 
 
-def _hits_by_image(trials: list[Trial]) -> pd.Series:
+def _hits_by_image(runs: list[TrainingRun]) -> pd.Series:
     """Return of each image that was tested, by its row, how often its label was predicted."""
-    rows = np.concatenate([trial.split.test for trial in trials])
-    hits = np.concatenate([trial.hits for trial in trials])
+    rows = np.concatenate([run.split.test for run in runs])
+    hits = np.concatenate([run.hits for run in runs])
     return pd.Series(hits.astype(float)).groupby(rows).mean()
 
 
@@ -220,7 +226,7 @@ def _gain(hits: pd.Series, reference: pd.Series) -> Interval:
 
 
 def _reference(
-    groups: dict[str, list[Trial]], hits: dict[str, pd.Series], seconds: dict[str, float]
+    groups: dict[str, list[TrainingRun]], hits: dict[str, pd.Series], seconds: dict[str, float]
 ) -> str:
     """Return what the others are measured against."""
     frozen = [name for name, group in groups.items() if group[0].trains is False]
@@ -237,5 +243,76 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
 
 
-# A gain in accuracy that nobody would train a network for.
-_WORTH = 0.02
+class Interval(NamedTuple):
+    """A value and the 95 % interval about it."""
+
+    value: float
+    low: float
+    high: float
+
+
+def accuracy_interval(hits: np.ndarray) -> Interval:
+    """Return an accuracy with its 95 % interval (Wilson, 1927).
+
+    Parameters
+    ----------
+    hits : ndarray of float64, shape (n_images,)
+        Of each image 1 if its label was predicted and 0 if not; a share where it was tested
+        several times, which does not make it several images.
+
+    Returns
+    -------
+    Interval
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> interval = accuracy_interval(np.array([1.0] * 90 + [0.0] * 10))
+    >>> [round(end, 3) for end in interval]
+    [0.9, 0.826, 0.945]
+    """
+    count, share = len(hits), float(hits.mean())
+    square = _QUANTILE**2
+    center = (share + square / (2 * count)) / (1 + square / count)
+    deviation = math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    half = _QUANTILE * deviation / (1 + square / count)
+    # At 0 and 1 an end is exactly this, which rounding can miss.
+    low = max(min(center - half, share), 0.0)
+    return Interval(share, low, min(max(center + half, share), 1.0))
+
+
+def difference_interval(hits: np.ndarray, reference: np.ndarray) -> Interval:
+    """Return how much more accurate one classifier is than another, with a 95 % interval.
+
+    Both were tested on the same images, so that only those count on which they differ, and the
+    interval is narrower than two single ones suggest. Before the interval is computed from the
+    variance of the differences, half an image is added to each of the four cases (both right, both
+    wrong, only the one, only the other), as Agresti and Min propose ("Simple improved confidence
+    intervals for comparing matched proportions", Statistics in Medicine 24, 2005).
+
+    Parameters
+    ----------
+    hits, reference : ndarray of float64, shape (n_images,)
+        Of each image 1 if its label was predicted and 0 if not, or the share of several times.
+
+    Returns
+    -------
+    Interval
+        About the plain difference of the two accuracies.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> reference = np.array([1.0] * 80 + [0.0] * 20)
+    >>> hits = np.array([1.0] * 90 + [0.0] * 10)
+    >>> [round(end, 3) for end in difference_interval(hits, reference)]
+    [0.1, 0.037, 0.159]
+    """
+    differences = hits - reference
+    # Two of the four half images differ, once up and once down.
+    count = len(differences) + 2
+    mean = float(differences.sum()) / count
+    variance = (float((differences**2).sum()) + 1) / count - mean**2
+    half = _QUANTILE * math.sqrt(variance / count)
+    value = float(differences.mean())
+    return Interval(value, max(mean - half, -1.0), min(mean + half, 1.0))

@@ -76,14 +76,8 @@ def split_folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rows of each fold's training and test.
 
-    Parameters
-    ----------
-    codes : ndarray of int64, shape (n_images,)
-        The class of each image as a number.
-    cv : int, splitter or iterable
-        A number makes stratified, shuffled folds.
-    random_state : int or None
-        Their seed.
+    ``codes`` are the classes of the images as numbers; a number as ``cv`` makes stratified,
+    shuffled folds.
 
     Raises
     ------
@@ -158,20 +152,8 @@ def make_splits(
     The images of a smaller number are among those of a greater one, so that a learning curve shows
     what further labels add, and not other images.
 
-    Parameters
-    ----------
-    folds : iterable of pairs of ndarray
-        Rows of training and of test.
-    codes : ndarray of int64, shape (n_images,)
-        The class of each image as a number.
-    budgets : sequence of int or None
-        As `check_budgets` returns them.
-    random_state : int or None
-        Seed of the draws.
-
-    Returns
-    -------
-    list of Split
+    ``folds`` are pairs of rows, of training and of test, ``codes`` the classes of the images as
+    numbers, ``budgets`` what `check_budgets` returns.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from featx._checks import refuse
 from featx._embedder import ImageEmbedder
 from featx._errors import InputError, did_you_mean
 from featx._finetuning.classifier import FineTunedClassifier
@@ -22,12 +23,10 @@ from featx._selection.heads import Head, make_heads
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LINEAR_HEAD, LAST_STAGE, ALL_LAYERS, FROM_SCRATCH = (
-    "linear_head",
-    "last_stage",
-    "all_layers",
-    "from_scratch",
-)
+LINEAR_HEAD = "linear_head"
+LAST_STAGE = "last_stage"
+ALL_LAYERS = "all_layers"
+FROM_SCRATCH = "from_scratch"
 
 _HEADS = tuple(head.name for head in make_heads())
 
@@ -86,15 +85,7 @@ class Strategy:
     grid: dict[str, list[Any]]
 
     def make_classifier(self, codes: np.ndarray, random_state: int | None) -> Any:
-        """Return the unfitted classifier for training images of some classes.
-
-        Parameters
-        ----------
-        codes : ndarray of int64, shape (n_images,)
-            The class of each as a number.
-        random_state : int or None
-            Seed of the folds by which settings are chosen.
-        """
+        """Return the unfitted classifier for training images of some classes, given as numbers."""
         if not self.grid:
             return clone(self.classifier)
         counts = np.bincount(codes)
@@ -107,7 +98,7 @@ class Strategy:
 
 def choose_strategies(
     names: str | Iterable[str],
-    further: Mapping[str, Any] | None,
+    own_strategies: Mapping[str, Any] | None,
     *,
     embedder: ImageEmbedder,
     epochs: int,
@@ -115,22 +106,8 @@ def choose_strategies(
 ) -> list[Strategy]:
     """Return the strategies of some names, and those that a person brings.
 
-    Parameters
-    ----------
-    names : "default", "all", str or iterable of str
-        One name, several, those that are usual, or all.
-    further : mapping of str to classifier, or None
-        Unfitted classifiers of images, such as a pipeline or a `FineTunedClassifier`.
-    embedder : ImageEmbedder
-        Names the network, its weights and image size, and the device.
-    epochs : int
-        Of training pretrained layers.
-    random_state : int or None
-        Seed of what draws random numbers.
-
-    Returns
-    -------
-    list of Strategy
+    Network, weights, image size and device are the embedder's; ``own_strategies`` are unfitted
+    classifiers of images by their names.
 
     Raises
     ------
@@ -147,11 +124,10 @@ def choose_strategies(
         FROM_SCRATCH: partial(_from_scratch, embedder, epochs, random_state),
     }
     strategies = [makers[name]() for name in chosen]
-    if further is not None and not isinstance(further, Mapping):
-        raise InputError(
-            f"Got further={further!r} but expected a mapping of names to classifiers of images"
-        )
-    strategies += [_further(name, classifier) for name, classifier in (further or {}).items()]
+    if own_strategies is not None and not isinstance(own_strategies, Mapping):
+        expected = "a mapping of names to classifiers of images"
+        raise refuse("own_strategies", own_strategies, expected)
+    strategies += [_own_strategy(*named) for named in (own_strategies or {}).items()]
     if not strategies:
         raise InputError(f"Got no strategies but expected some of {', '.join(NAMES)}")
     return strategies
@@ -174,7 +150,7 @@ def _chosen_names(names: str | Iterable[str], embedder: ImageEmbedder) -> list[s
         raise InputError(
             f"Got strategy {FROM_SCRATCH!r} beside {embedder.backbone!r}, whose layers cannot be "
             "made anew; expected the name of a network, or bring a FineTunedClassifier over a "
-            "class of modules as a further strategy"
+            "class of modules as a strategy of your own"
         )
     return [name for name in NAMES if name in chosen]
 
@@ -232,9 +208,9 @@ def _pretrained(embedder: ImageEmbedder, epochs: int, random_state: int | None) 
     return classifier
 
 
-def _further(name: str, classifier: Any) -> Strategy:
+def _own_strategy(name: str, classifier: Any) -> Strategy:
     if name in NAMES:
-        raise InputError(f"Got a further strategy named {name!r}, which is taken; rename it")
+        raise InputError(f"Got a strategy of your own named {name!r}, which is taken; rename it")
     if not isinstance(classifier, BaseEstimator) or not is_classifier(classifier):
         raise InputError(
             f"Got {classifier!r} as strategy {name!r} but expected a classifier of images, such "

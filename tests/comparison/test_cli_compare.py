@@ -37,7 +37,7 @@ def run_compare(*arguments: object) -> Result:
 
 
 def test_tables_curves_and_a_verdict_are_printed(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "trials.csv"
+    out = tmp_path / "runs.csv"
     done = run_compare(photos, "--labels-per-class", "2,all", "--out", out)
     assert done.exit_code == 0, done.output
     assert done.stderr.splitlines()[0].startswith("[1/8, ")
@@ -48,9 +48,9 @@ def test_tables_curves_and_a_verdict_are_printed(photos: Path, tmp_path: Path) -
     last = [line for line in done.stdout.splitlines() if line][-2:]
     assert last[0].startswith(("Frozen", "The network", "Training", "These images"))
     assert last[1] == f"Wrote {out}"
-    trials = pd.read_csv(out)
-    assert len(trials) == 8
-    assert set(trials["labels_per_class"]) == {"2", "all"}
+    runs = pd.read_csv(out)
+    assert len(runs) == 8
+    assert set(runs["labels_per_class"]) == {"2", "all"}
 
 
 def test_a_held_out_set_and_json(photos: Path, make_image_folder: Callable[..., Path]) -> None:
@@ -81,7 +81,7 @@ def test_images_that_cannot_be_read_are_named(photos: Path) -> None:
     [
         (["--labels-per-class", "ten"], "Got --labels-per-class 'ten'"),
         (["--strategies", "last_stag"], "did you mean 'last_stage'"),
-        (["--out", "nowhere/trials.csv"], "its folder does not exist"),
+        (["--out", "nowhere/runs.csv"], "its folder does not exist"),
         (["--cv", "7"], "a class of 6 image"),
     ],
 )

@@ -44,6 +44,15 @@ def photos(make_image_folder: Callable[..., Path]) -> Bunch:
     return load_image_folder(make_image_folder({"blue": 8, "green": 8, "red": 8}))
 
 
+@pytest.fixture(autouse=True)
+def short_searches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads choose among few settings in few folds, which takes most of the time otherwise."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("featx._comparison.strategies._INNER_FOLDS", 2)
+        monkeypatch.setattr("featx._comparison.strategies._HEAD_LEARNING_RATES", [3.0])
+        monkeypatch.setattr("featx._comparison.strategies._HEAD_EPOCHS", 5)
+
+
 def compare(photos: Bunch, strategies: Any = QUICK, **params: Any) -> Comparison:
     embedder = ImageEmbedder(**(TINY | params.pop("embedder", {})))
     settings: dict[str, Any] = {"strategies": strategies, "cv": 2, "epochs": 1} | params
@@ -52,10 +61,13 @@ def compare(photos: Bunch, strategies: Any = QUICK, **params: Any) -> Comparison
 
 def test_every_default_strategy_runs(photos: Bunch) -> None:
     seen: list[tuple[int, int]] = []
-    comparison = compare(
-        photos, "default", report=lambda so_far, total: seen.append((len(so_far.trials), total))
-    )
-    compare(photos, report=lambda so_far, _: (so_far.summary(), so_far.verdict()))
+
+    def report(so_far: Comparison, total: int) -> None:
+        assert len(so_far.summary()) == min(len(so_far.runs), 7)
+        assert so_far.verdict()
+        seen.append((len(so_far.runs), total))
+
+    comparison = compare(photos, "default", report=report)
     assert seen == [(number, 14) for number in range(1, 15)]
     summary = comparison.summary()
     assert set(summary["test_images"]) == {24}
@@ -69,9 +81,9 @@ def test_a_frozen_strategy_is_a_search_inside_each_fold(photos: Bunch) -> None:
     comparison = compare(photos, "rbf_svm", random_state=3)
     vectors = ImageEmbedder(**TINY).transform(photos.paths)
     [head] = choose_heads("rbf_svm", 3)
-    for trial in comparison.trials:
+    for run in comparison.runs:
         model = make_pipeline(clone(head.scaler), clone(head.classifier))
-        train, test = trial.split.train, trial.split.test
+        train, test = run.split.train, run.split.test
         searched = [
             model.set_params(svc__C=c, svc__gamma=gamma)
             .fit(vectors[train], photos.target[train])
@@ -80,14 +92,21 @@ def test_a_frozen_strategy_is_a_search_inside_each_fold(photos: Bunch) -> None:
             for c in head.grid["C"]
             for gamma in head.grid["gamma"]
         ]
-        assert any(np.array_equal(hits, trial.hits) for hits in searched)
+        assert any(np.array_equal(hits, run.hits) for hits in searched)
 
 
-def test_labels_drawn_at_random_cannot_be_predicted() -> None:
+@pytest.mark.parametrize(
+    ("strategies", "count"),
+    [
+        (["rbf_svm", "k_nearest_neighbors", "linear_head", "last_stage"], 40),
+        pytest.param("all", 60, marks=pytest.mark.slow),
+    ],
+)
+def test_labels_drawn_at_random_cannot_be_predicted(strategies: Any, count: int) -> None:
     random = np.random.default_rng(0)
-    images = list(random.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8))
+    images = list(random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8))
     comparison = compare_strategies(
-        images, random.permutation([0, 1] * 30), strategies="all", cv=3, epochs=1,
+        images, random.permutation([0, 1] * (count // 2)), strategies=strategies, cv=2, epochs=1,
         embedder=ImageEmbedder(**TINY),
     )  # fmt: skip
     assert (comparison.summary()["accuracy"] < 0.75).all(), "the test is seen in training"
@@ -102,11 +121,11 @@ def test_folds_that_are_given_are_those_of_the_images_as_they_were_given(
         Path(path).write_bytes(b"no image")
     with pytest.warns(ImageDecodeWarning):
         comparison = compare(photos, "logistic_regression", cv=pairs, skip_unreadable=True)
-    assert len(comparison.trials) == 2
+    assert len(comparison.runs) == 2
     left = groups[2:]
-    for trial in comparison.trials:
-        assert not {*left[trial.split.train]} & {*left[trial.split.test]}
-    assert sum(len(trial.split.test) for trial in comparison.trials) == 22
+    for run in comparison.runs:
+        assert not {*left[run.split.train]} & {*left[run.split.test]}
+    assert sum(len(run.split.test) for run in comparison.runs) == 22
 
 
 def test_a_trained_strategy_is_the_classifier_by_itself(photos: Bunch) -> None:
@@ -114,16 +133,18 @@ def test_a_trained_strategy_is_the_classifier_by_itself(photos: Bunch) -> None:
         **{name: TINY[name] for name in ("backbone", "weights", "image_size", "device")},
         epochs=1, num_workers=0, progress=False,
     )  # fmt: skip
-    comparison = compare(photos, "linear_head", further={"mine": own}, labels_per_class=[2, "all"])
+    comparison = compare(
+        photos, "linear_head", own_strategies={"mine": own}, labels_per_class=[2, "all"]
+    )
     codes = encode_labels(photos.target)
     splits = make_splits(split_folds(codes, 2, 0), codes, [2, None], 0)
-    mine = [trial for trial in comparison.trials if trial.strategy == "mine"]
-    for trial, split in zip(mine, splits, strict=True):
-        assert np.array_equal(trial.split.train, split.train)
+    mine = [run for run in comparison.runs if run.strategy == "mine"]
+    for run, split in zip(mine, splits, strict=True):
+        assert np.array_equal(run.split.train, split.train)
         images = [photos.paths[row] for row in split.train]
         fitted = clone(own).fit(images, photos.target[split.train])
         predicted = fitted.predict([photos.paths[row] for row in split.test])
-        assert np.array_equal(predicted == photos.target[split.test], trial.hits)
+        assert np.array_equal(predicted == photos.target[split.test], run.hits)
 
 
 @pytest.mark.parametrize("cache", ["auto", None])
@@ -141,7 +162,10 @@ def test_each_image_is_embedded_once(
     monkeypatch.setattr("featx._comparison.compare.seconds_per_image", lambda *_: 0.0)
     monkeypatch.setattr(TorchRuntime, "run", counted)
     compare(
-        photos, [*QUICK, "random_forest"], labels_per_class=[2, "all"], embedder={"cache": cache}
+        photos,
+        ["linear_svm", "k_nearest_neighbors"],
+        labels_per_class=[2, "all"],
+        embedder={"cache": cache},
     )
     assert sum(rows) == 24
 
@@ -163,8 +187,8 @@ def test_a_test_set_takes_the_place_of_the_folds(
     assert set(comparison.results["fold"]) == {1}
     assert set(comparison.results["test_images"]) == {5}
     assert list(comparison.summary()["train_images"]) == [9, 9, 24, 24]
-    for trial in comparison.trials:
-        assert trial.split.train.max() < 24 <= trial.split.test.min()
+    for run in comparison.runs:
+        assert run.split.train.max() < 24 <= run.split.test.min()
 
 
 def test_unreadable_images_are_left_out_of_both_sides(
@@ -205,10 +229,10 @@ def test_labels_of_any_kind(photos: Bunch, labels: list[Any]) -> None:
         ({"X_test": ["a.png"], "y_test": ["violet"]}, "class 'violet'"),
         ({"X_test": [], "y_test": []}, "0 test images"),
         ({"random_state": -1}, "Got random_state=-1"),
-        ({"further": [1]}, "expected a mapping"),
+        ({"own_strategies": [1]}, "expected a mapping"),
         ({"X_test": ["a.png"], "y_test": []}, "y_test of shape .0,. but expected one per image"),
         ({"X_test": ["a.png"], "y_test": ["blue", "red"]}, "1 rows and 2 labels"),
-        ({"further": {"mine": DummyClassifier}}, "expected a classifier of images"),
+        ({"own_strategies": {"mine": DummyClassifier}}, "expected a classifier of images"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_image_is_read(

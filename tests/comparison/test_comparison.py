@@ -1,4 +1,4 @@
-"""The tables and the verdict say what the trials were."""
+"""The tables and the verdict say what the runs were."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featx._comparison.comparison import Comparison
-from featx._comparison.intervals import accuracy_interval, difference_interval
+from featx._comparison.comparison import Comparison, accuracy_interval, difference_interval
 from featx._comparison.splits import Split
-from featx._comparison.trials import Trial
+from featx._comparison.training_runs import TrainingRun
 
 
-def trial(strategy: str, hits: list[int], **params: Any) -> Trial:
+def run(strategy: str, hits: list[int], **params: Any) -> TrainingRun:
     trains = params.get("trains", not strategy.startswith("frozen"))
     rows = np.array(params.get("rows", range(len(hits))))
     split = Split(params.get("fold", 1), params.get("budget"), np.arange(100), rows)
     seconds = params.get("seconds", 1.0)
     labels = np.array(params.get("labels", ["cat"] * len(hits)))
     predicted = np.where(np.array(hits, bool), labels, "another")
-    return Trial(strategy, strategy, trains, split, labels, predicted, seconds, 0.01)
+    return TrainingRun(strategy, strategy, trains, split, labels, predicted, seconds, 0.01)
 
 
 RIGHT, WRONG = [1], [0]
@@ -31,9 +30,9 @@ def test_the_best_frozen_one_is_what_the_others_are_measured_against() -> None:
     frozen, weaker = RIGHT * 80 + WRONG * 20, RIGHT * 70 + WRONG * 30
     tuned = WRONG * 2 + RIGHT * 88 + WRONG * 10
     comparison = Comparison((
-        trial("frozen a", weaker, seconds=1.0),
-        trial("frozen b", frozen, seconds=2.0),
-        trial("tuned", tuned, seconds=50.0),
+        run("frozen a", weaker, seconds=1.0),
+        run("frozen b", frozen, seconds=2.0),
+        run("tuned", tuned, seconds=50.0),
     ))  # fmt: skip
     table = comparison.summary().set_index("strategy")
     assert list(table.index) == ["tuned", "frozen b", "frozen a"]
@@ -47,11 +46,11 @@ def test_the_best_frozen_one_is_what_the_others_are_measured_against() -> None:
 
 def test_folds_are_pooled_image_by_image() -> None:
     parts = [
-        trial("frozen", [1, 1, 0, 0], rows=[0, 2, 4, 6], fold=1, seconds=1.0),
-        trial("frozen", [1, 1, 1, 0], rows=[1, 3, 5, 7], fold=2, seconds=3.0),
+        run("frozen", [1, 1, 0, 0], rows=[0, 2, 4, 6], fold=1, seconds=1.0),
+        run("frozen", [1, 1, 1, 0], rows=[1, 3, 5, 7], fold=2, seconds=3.0),
         # The same images, met in another order.
-        trial("tuned", [1, 1, 0, 0], rows=[0, 2, 4, 6], fold=1, seconds=10.0),
-        trial("tuned", [0, 1, 1, 1], rows=[7, 5, 3, 1], fold=2, seconds=30.0),
+        run("tuned", [1, 1, 0, 0], rows=[0, 2, 4, 6], fold=1, seconds=10.0),
+        run("tuned", [0, 1, 1, 1], rows=[7, 5, 3, 1], fold=2, seconds=30.0),
     ]
     table = Comparison(tuple(parts)).summary().set_index("strategy")
     assert list(table["accuracy"]) == [5 / 8, 5 / 8]
@@ -62,24 +61,24 @@ def test_folds_are_pooled_image_by_image() -> None:
 
 
 def test_an_image_that_is_tested_twice_is_one_image() -> None:
-    once = Comparison((trial("frozen", [1, 0, 1]),)).summary()
-    twice = Comparison((trial("frozen", [1, 0, 1]), trial("frozen", [1, 0, 1], fold=2))).summary()
+    once = Comparison((run("frozen", [1, 0, 1]),)).summary()
+    twice = Comparison((run("frozen", [1, 0, 1]), run("frozen", [1, 0, 1], fold=2))).summary()
     columns = ["test_images", "accuracy", "low", "high"]
     assert once[columns].equals(twice[columns])
     assert math.isnan(once["std"][0])
 
 
 def test_learning_curves_have_a_column_for_each_number_of_labels() -> None:
-    trials = [
-        trial(name, RIGHT * right + WRONG * (10 - right), budget=budget)
+    runs = [
+        run(name, RIGHT * right + WRONG * (10 - right), budget=budget)
         for budget, rights in ((None, (9, 8)), (5, (3, 6)), (10, (4, 7)))
         for name, right in zip(("tuned", "frozen"), rights, strict=True)
     ]
-    curves = Comparison(tuple(trials)).learning_curves()
+    curves = Comparison(tuple(runs)).learning_curves()
     assert list(curves.columns) == [5, 10, "all"]
     assert list(curves.index) == ["tuned", "frozen"]
     assert curves.to_numpy().tolist() == [[0.3, 0.4, 0.9], [0.6, 0.7, 0.8]]
-    assert list(Comparison(tuple(trials)).summary()["labels_per_class"]) == [
+    assert list(Comparison(tuple(runs)).summary()["labels_per_class"]) == [
         5,
         5,
         10,
@@ -97,41 +96,39 @@ def test_learning_curves_have_a_column_for_each_number_of_labels() -> None:
      (79, "Frozen is enough: tuned is 0.010 below frozen")],
 )  # fmt: skip
 def test_the_verdict_follows_the_interval(tuned: int, beginning: str) -> None:
-    trials = (
-        trial("frozen", RIGHT * 80 + WRONG * 20, seconds=2.0),
-        trial("tuned", RIGHT * tuned + WRONG * (100 - tuned), seconds=30.0),
+    runs = (
+        run("frozen", RIGHT * 80 + WRONG * 20, seconds=2.0),
+        run("tuned", RIGHT * tuned + WRONG * (100 - tuned), seconds=30.0),
     )
-    verdict = Comparison(trials).verdict()
+    verdict = Comparison(runs).verdict()
     assert verdict.startswith(beginning)
     assert "15 times as long to train." in verdict
 
 
 def test_what_is_not_known_to_train_decides_nothing() -> None:
-    trials = (
-        trial("frozen", [1, 0, 0, 0]),
-        trial("tuned", [1, 1, 0, 0]),
-        trial("guess", [1, 1, 1, 1], trains=None),
+    runs = (
+        run("frozen", [1, 0, 0, 0]),
+        run("tuned", [1, 1, 0, 0]),
+        run("guess", [1, 1, 1, 1], trains=None),
     )
-    assert "guess" not in Comparison(trials).verdict()
-    assert Comparison(trials[::2]).verdict() == "Best: guess, accuracy 1.000."
+    assert "guess" not in Comparison(runs).verdict()
+    assert Comparison(runs[::2]).verdict() == "Best: guess, accuracy 1.000."
 
 
 def test_before_the_end_only_images_that_both_have_met_are_compared() -> None:
-    trials = (
-        trial("frozen", [1, 0], rows=[0, 1]),
-        trial("tuned", [1, 1], rows=[0, 1]),
-        trial("frozen", [0, 0], rows=[2, 3], fold=2),
+    runs = (
+        run("frozen", [1, 0], rows=[0, 1]),
+        run("tuned", [1, 1], rows=[0, 1]),
+        run("frozen", [0, 0], rows=[2, 3], fold=2),
     )
-    table = Comparison(trials).summary().set_index("strategy")
+    table = Comparison(runs).summary().set_index("strategy")
     assert table.loc["tuned", "gain"] == 0.5
     assert table.loc["frozen", "accuracy"] == 0.25
 
 
 def test_predictions_and_balanced_accuracy() -> None:
-    trials = (
-        trial("frozen", [1, 1, 1, 0], rows=[4, 2, 7, 5], labels=["cat", "cat", "cat", "dog"]),
-    )
-    comparison = Comparison(trials)
+    runs = (run("frozen", [1, 1, 1, 0], rows=[4, 2, 7, 5], labels=["cat", "cat", "cat", "dog"]),)
+    comparison = Comparison(runs)
     table = comparison.predictions()
     assert list(table["row"]) == [4, 2, 7, 5]
     assert list(table["label"] == table["predicted"]) == [True, True, True, False]
@@ -140,16 +137,16 @@ def test_predictions_and_balanced_accuracy() -> None:
 
 
 def test_without_a_choice_the_verdict_names_the_best() -> None:
-    trials = (trial("tuned", [1, 0]), trial("other", [1, 1], trains=True))
-    assert Comparison(trials).verdict() == "Best: other, accuracy 1.000."
-    trials = (trial("frozen", [1, 0]), trial("other", [0, 0], trains=False))
-    assert Comparison(trials).verdict() == "Best: frozen, accuracy 0.500."
+    runs = (run("tuned", [1, 0]), run("other", [1, 1], trains=True))
+    assert Comparison(runs).verdict() == "Best: other, accuracy 1.000."
+    runs = (run("frozen", [1, 0]), run("other", [0, 0], trains=False))
+    assert Comparison(runs).verdict() == "Best: frozen, accuracy 0.500."
 
 
 def test_the_verdict_is_that_of_the_most_labels() -> None:
-    trials = tuple(
-        trial(name, RIGHT * right + WRONG * (100 - right), budget=budget)
+    runs = tuple(
+        run(name, RIGHT * right + WRONG * (100 - right), budget=budget)
         for budget, rights in ((5, (80, 10)), (20, (50, 95)))
         for name, right in zip(("frozen", "tuned"), rights, strict=True)
     )
-    assert Comparison(trials).verdict().startswith("Training the network pays")
+    assert Comparison(runs).verdict().startswith("Training the network pays")

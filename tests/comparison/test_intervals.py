@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from featx._comparison.intervals import accuracy_interval, difference_interval
+from featx._comparison.comparison import accuracy_interval, difference_interval
 
 counts = st.integers(0, 40)
 

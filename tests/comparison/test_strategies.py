@@ -17,9 +17,9 @@ from featx._comparison.strategies import DEFAULT_NAMES, NAMES, Strategy, choose_
 from featx._errors import InputError
 
 
-def choose(names: Any = "all", further: Any = None, **params: Any) -> dict[str, Strategy]:
+def choose(names: Any = "all", own_strategies: Any = None, **params: Any) -> dict[str, Strategy]:
     chosen = choose_strategies(
-        names, further, embedder=ImageEmbedder(**params), epochs=4, random_state=7
+        names, own_strategies, embedder=ImageEmbedder(**params), epochs=4, random_state=7
     )
     return {strategy.name: strategy for strategy in chosen}
 
@@ -90,7 +90,7 @@ def test_own_strategies_come_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "further", "message"),
+    ("names", "own_strategies", "message"),
     [
         ("rbf_smv", None, "did you mean 'rbf_svm'"),
         ([], None, "Got no strategies"),
@@ -100,6 +100,8 @@ def test_own_strategies_come_last() -> None:
         ("rbf_svm", [DummyClassifier()], "expected a mapping of names"),
     ],
 )
-def test_strategies_that_cannot_be_are_refused(names: Any, further: Any, message: str) -> None:
+def test_strategies_that_cannot_be_are_refused(
+    names: Any, own_strategies: Any, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        choose(names, further)
+        choose(names, own_strategies)

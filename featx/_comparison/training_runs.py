@@ -1,4 +1,4 @@
-"""Trials: one strategy, trained on the images of one split and tested on the others."""
+"""Runs: one strategy, trained on the images of one split and tested on the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrainingRun:
     """What one strategy came to under one split.
 
     Attributes
@@ -64,7 +64,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """Labelled images as every strategy needs them.
 
     Attributes
@@ -87,45 +87,27 @@ class Material:
     seconds_per_image: float
 
 
-def run_trial(
-    strategy: Strategy, split: Split, material: Material, random_state: int | None
-) -> Trial:
-    """Train a strategy on a split, and test it.
-
-    Parameters
-    ----------
-    strategy : Strategy
-    split : Split
-    material : Material
-        Images, labels and, for frozen networks, vectors.
-    random_state : int or None
-        Seed of the folds by which a head's settings are chosen.
-
-    Returns
-    -------
-    Trial
-    """
+def run_strategy(
+    strategy: Strategy, split: Split, data: TrainingData, random_state: int | None
+) -> TrainingRun:
+    """Train a strategy on a split, and test it."""
     train, test = split.train, split.test
-    classifier = strategy.make_classifier(material.codes[train], random_state)
+    classifier = strategy.make_classifier(data.codes[train], random_state)
     if strategy.takes_vectors:
         # The heads' matrices are small: several threads for each product cost more than they save.
         with threadpool_limits(1, user_api="blas"):
-            predicted, fitting, predicting = _measure(
-                classifier, material.vectors, material.labels, split
-            )
+            predicted, fitting, predicting = _measure(classifier, data.vectors, data.labels, split)
         # The embeddings were there; whoever trains this alone pays for them too.
-        fitting += len(train) * material.seconds_per_image
-        predicting += len(test) * material.seconds_per_image
+        fitting += len(train) * data.seconds_per_image
+        predicting += len(test) * data.seconds_per_image
     else:
-        predicted, fitting, predicting = _measure(
-            classifier, material.images, material.labels, split
-        )
-    return Trial(
+        predicted, fitting, predicting = _measure(classifier, data.images, data.labels, split)
+    return TrainingRun(
         strategy=strategy.name,
         description=strategy.description,
         trains=strategy.trains,
         split=split,
-        labels=material.labels[test],
+        labels=data.labels[test],
         predicted=predicted,
         fit_seconds=fitting,
         predict_seconds=predicting / len(test),
