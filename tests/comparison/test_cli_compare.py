@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 QUICK = [
     "--image-size", "64", "--device", "cpu", "--cv", "2", "--epochs", "1",
     "--strategies", "logistic_regression,last_stage",

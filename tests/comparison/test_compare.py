@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from featx._comparison.comparison import Comparison
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 TINY: dict[str, Any] = {
     "backbone": "timm/test_efficientnet",
     "weights": None,
@@ -42,15 +44,6 @@ QUICK = ["logistic_regression", "linear_head"]
 @pytest.fixture
 def photos(make_image_folder: Callable[..., Path]) -> Bunch:
     return load_image_folder(make_image_folder({"blue": 8, "green": 8, "red": 8}))
-
-
-@pytest.fixture(autouse=True)
-def short_searches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads choose among few settings in few folds, which takes most of the time otherwise."""
-    if "slow" not in request.keywords:
-        monkeypatch.setattr("featx._comparison.strategies._INNER_FOLDS", 2)
-        monkeypatch.setattr("featx._comparison.strategies._HEAD_LEARNING_RATES", [3.0])
-        monkeypatch.setattr("featx._comparison.strategies._HEAD_EPOCHS", 5)
 
 
 def compare(photos: Bunch, strategies: Any = QUICK, **params: Any) -> Comparison:
