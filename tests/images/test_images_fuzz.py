@@ -86,11 +86,11 @@ def test_another_exception_is_seen_with_the_job_it_was_at(
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, deed: str) -> None:
     """Put a decoder before featx's that does something wrong."""
-    package = folder / "featx" / "images"
+    package = folder / "featx" / "_images"
     package.mkdir(parents=True)
     for module in (folder / "featx", package):
         (module / "__init__.py").touch()
-    (folder / "featx" / "errors.py").write_text("class ImageDecodeError(Exception): ...\n")
+    (folder / "featx" / "_errors.py").write_text("class ImageDecodeError(Exception): ...\n")
     (package / "sources.py").write_text("def read_content(item): return item\n")
     (package / "decode.py").write_text(
         f"import faulthandler, time\ndef decode_content(content, source):\n    {deed}\n"
