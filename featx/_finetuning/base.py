@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from featx._checks import check_choice, check_flag, check_number, check_whole_number, refuse
 from featx._errors import InputError
 from featx._extraction.plan import plan_execution
-from featx._finetuning.parameters import check_parameters, choice, flag, real, sizes, whole
 from featx._finetuning.samples import Portion, split_rows
-from featx._finetuning.training import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingPlan
+from featx._finetuning.training import OPTIMIZERS, SCHEDULES, TrainingPlan
 from featx._labels import check_lengths, list_labels, match_classes, weigh_classes
 from featx._progress import check_progress
 
@@ -28,30 +29,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from featx._finetuning.parameters import Check
     from featx._finetuning.samples import Augmentation, Samples
     from featx._finetuning.training import Outcome
-
-TRAINING_CHECKS: dict[str, Check] = {
-    "hidden_layer_sizes": sizes(),
-    "dropout": real(0, 1, open_ends=False),
-    "epochs": whole(1),
-    "batch_size": whole(1),
-    "optimizer": choice(*OPTIMIZERS),
-    "learning_rate": real(0, open_ends=True),
-    "schedule": choice(*SCHEDULES),
-    "weight_decay": real(0, open_ends=False),
-    "label_smoothing": real(0, 1, open_ends=False),
-    "early_stopping": flag(),
-    "validation_fraction": real(0, 1, open_ends=True),
-    "patience": whole(1),
-}
 
 
 class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
     """A classifier whose `fit` trains a network; the parameters of training are attributes."""
-
-    _checks = TRAINING_CHECKS
 
     @abstractmethod
     def fit(self, X: Any, y: Any) -> Self:
@@ -126,7 +109,22 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
         return float(np.average(codes == probabilities.argmax(axis=1), weights=sample_weight))
 
     def _check_parameters(self) -> None:
-        check_parameters(vars(self), self._checks)
+        sizes = self.hidden_layer_sizes
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+            expected = "a sequence of numbers of units, such as (256,), or ()"
+            raise refuse("hidden_layer_sizes", sizes, expected)
+        for size in sizes:
+            check_whole_number("hidden_layer_sizes", size, 1)
+        for name in ("epochs", "batch_size", "patience"):
+            check_whole_number(name, getattr(self, name), 1)
+        for name in ("dropout", "label_smoothing"):
+            check_number(name, getattr(self, name), 0, 1)
+        check_number("learning_rate", self.learning_rate, 0, open_ends=True)
+        check_number("weight_decay", self.weight_decay, 0)
+        check_number("validation_fraction", self.validation_fraction, 0, 1, open_ends=True)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_flag("early_stopping", self.early_stopping)
         check_progress(self.progress)
         precision = getattr(self, "precision", "float32")
         if precision == "float16" and self._choose_device() == "cpu":
@@ -180,8 +178,6 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
         self.n_epochs_ = len(outcome.history)
         self.kept_epoch_ = outcome.kept_epoch + 1
 
-
-PRECISION_CHECK = choice(*PRECISIONS)
 
 # A step of so many weights takes about as long as handing it to another thread.
 _SMALL = 10**6

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from featx._checks import check_choice, check_number, check_whole_number
 from featx._extraction.contents import checked_images
 from featx._extraction.runtime import computing_threads, torch_threads
-from featx._finetuning.assembly import embed_samples, is_drawn
-from featx._finetuning.base import PRECISION_CHECK, TRAINING_CHECKS, fitting_threads
+from featx._finetuning.base import fitting_threads
 from featx._finetuning.checkpoints import Checkpoint
 from featx._finetuning.identity import describe_training, digest_images
 from featx._finetuning.network import BATCH_NORMS
-from featx._finetuning.parameters import choice, real, whole
 from featx._finetuning.samples import ImageSamples, VectorSamples, choose_seed, find_augmentation
-from featx._finetuning.trained import TrainedNetwork
-from featx._finetuning.training import train
+from featx._finetuning.trained import TrainedNetwork, embed_samples, is_drawn
+from featx._finetuning.training import PRECISIONS, train
 from featx._labels import sort_classes
 from featx._public import public
 
@@ -176,16 +175,6 @@ class FineTunedClassifier(TrainedNetwork):
     (8, 256)
     """
 
-    _checks = TRAINING_CHECKS | {
-        "backbone_learning_rate": real(0, open_ends=True, or_none=True),
-        "precision": PRECISION_CHECK,
-        "batch_norm": choice(*BATCH_NORMS),
-        "num_workers": whole(0, or_none=True),
-        "image_size": whole(1, or_none=True),
-        "pixel_memory": whole(0),
-        "head_epochs": whole(0),
-    }
-
     def __init__(
         self,
         backbone: str | FrozenBackbone | nn.Module | Any = "efficientnet_lite0",
@@ -287,6 +276,22 @@ class FineTunedClassifier(TrainedNetwork):
         self._check_parameters()
         with torch_threads(computing_threads()):
             return self._fit(X, y)
+
+    def _check_parameters(self) -> None:
+        check_number(
+            "backbone_learning_rate",
+            self.backbone_learning_rate,
+            0,
+            open_ends=True,
+            or_none=True,
+        )
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("batch_norm", self.batch_norm, BATCH_NORMS)
+        check_whole_number("num_workers", self.num_workers, also=[None])
+        check_whole_number("image_size", self.image_size, 1, also=[None])
+        check_whole_number("pixel_memory", self.pixel_memory)
+        check_whole_number("head_epochs", self.head_epochs)
+        super()._check_parameters()
 
     def _fit(self, X: Any, y: Any) -> Self:
         items = checked_images(X)

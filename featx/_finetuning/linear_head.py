@@ -11,7 +11,7 @@ from torch import nn
 
 from featx._extraction.runtime import computing_threads, torch_threads
 from featx._finetuning.base import TrainedClassifier, fitting_threads
-from featx._finetuning.heads import build_head
+from featx._finetuning.network import build_head
 from featx._finetuning.samples import (
     INITIALIZATION,
     VectorSamples,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from networks import TinyCNN
 
 from featx import FrozenBackbone, Preprocessing
-from featx._finetuning.assembly import assemble_network
 from featx._finetuning.samples import Portion, VectorSamples, split_rows
+from featx._finetuning.trained import assemble_network
 from featx._finetuning.training import group_parameters
 
 numbers = st.tuples(*[st.floats(0.1, 2) for _ in range(3)])

@@ -17,9 +17,9 @@ from torchvision.models import VisionTransformer
 from featx import FrozenBackbone, Preprocessing, load_backbone
 from featx._backbones.probe import probe_network
 from featx._errors import InputError
-from featx._finetuning.assembly import assemble_network
 from featx._finetuning.classifier import FineTunedClassifier
-from featx._finetuning.heads import locate_classifier
+from featx._finetuning.network import locate_classifier
+from featx._finetuning.trained import assemble_network
 from featx._finetuning.unfreezing import list_stages, modules_to_train
 
 BLOCKS = [f"blocks.{number}" for number in range(5)]
