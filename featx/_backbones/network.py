@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featx._backbones.copying import share_tensors
-from featx._backbones.normalization import Normalization
+from featx._backbones.modules import share_tensors
 from featx._backbones.pooling import Layout, pool
 
 if TYPE_CHECKING:
@@ -41,6 +40,47 @@ class TapPlan:
     module: str
     pooling: str
     layout: Layout
+
+
+class Normalization(nn.Module):
+    """What a network's recipe does to pixels after the crop, on the network's device.
+
+    It belongs to the network rather than to the images: a batch of uint8 is a quarter of the bytes
+    to keep, to queue and to move to a device.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+        The recipe.
+
+    Examples
+    --------
+    >>> from featx import Preprocessing
+    >>> recipe = Preprocessing(2, 2, "bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    >>> Normalization(recipe)(white).unique()
+    tensor([1.])
+    """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
+        self._scales_to_one = preprocessing.pixel_scale == 1
+        self._swaps_channels = preprocessing.channel_order == "bgr"
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map uint8 (n, 3, side, side) in RGB to what the network itself takes, in float32."""
+        values = pixels.to(self.pixel_mean.dtype)
+        if self._swaps_channels:
+            values = values.flip(1)
+        # The order of the operations is that of the reference recipes: scale, centre, divide.
+        if self._scales_to_one:
+            values = values / 255
+        return (values - self.pixel_mean) / self.pixel_std
 
 
 class EmbeddingNetwork(nn.Module):
@@ -89,7 +129,7 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map uint8 (n, 3, side, side) in RGB to one float32 (n, dimension) per tap."""
-        values = self.normalize(pixels).to(self._arithmetic)
+        values = self.normalization(pixels).to(self._arithmetic)
         module: Any = self.module
         if has_features_and_head(module):
             features = module.forward_features(values)
@@ -101,11 +141,6 @@ class EmbeddingNetwork(nn.Module):
         else:
             module(values)
         return tuple(self._captured.vectors.pop(position) for position in range(len(self.plans)))
-
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map uint8 (n, 3, side, side) in RGB to what the network itself takes, in float32."""
-        normalized: torch.Tensor = self.normalization(pixels)
-        return normalized
 
     def _keep(self, source: str, output: torch.Tensor) -> None:
         # Before anything else runs: what follows may change the map in place.

@@ -1,4 +1,4 @@
-"""One forward of a blank image, to learn what every layer of a network puts out."""
+"""Probing: a forward of a blank image tells what each layer puts out, and where a tap is read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from featx._backbones.copying import share_tensors
-from featx._backbones.network import first_tensor, has_features_and_head
+from featx._backbones.modules import share_tensors
+from featx._backbones.network import (
+    TapPlan,
+    find_classifier,
+    first_tensor,
+    has_features_and_head,
+)
+from featx._backbones.pooling import check_pooling, find_layout
+from featx._backbones.taps import PENULTIMATE, Tap, unknown_layer
 from featx._errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from featx._backbones.pooling import Layout
 
 Shape = tuple[int, ...]
 
@@ -119,3 +128,110 @@ class _Recorder:
             if len(shape) == 3 or (len(shape) == 4 and max(shape[2:]) > 1):
                 self.features, self.features_module = shape, name
                 return
+
+
+class TapLocator:
+    """Finds where the taps of a network are read, from one forward of a blank image.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network; it is not changed.
+    image_size : int
+        Side of its input in pixels.
+    penultimate : str or None
+        The module whose input is the penultimate vector, where it is given.
+    name : str
+        What to call the network in an error.
+
+    Attributes
+    ----------
+    probe : Probe
+        What the layers put out for one image.
+
+    Raises
+    ------
+    InputError
+        When the network cannot take such an image.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    ...                        nn.Linear(8, 2))
+    >>> locator = TapLocator(module.eval(), 32, None, "tiny")
+    >>> plan, shape = locator.plan(Tap("penultimate", "avg"))
+    >>> plan.source, plan.module, shape
+    ('input', '3', (1, 8))
+    """
+
+    def __init__(
+        self, module: nn.Module, image_size: int, penultimate: str | None, name: str
+    ) -> None:
+        self._name = name
+        self._classifier = penultimate
+        if penultimate is None and not has_features_and_head(module):
+            self._classifier = find_classifier(module)
+        self._prefix_tokens, self._has_class_token = _tokens_of(module)
+        self.probe = probe_network(module, image_size, self._classifier, name)
+
+    def list_layers(self) -> dict[str, Shape]:
+        """Return the layers that can be tapped, with the shape of their output for one image."""
+        outputs = self.probe.outputs
+        return {name: shape[1:] for name, shape in outputs.items() if self._layout(shape)}
+
+    def plan(self, tap: Tap) -> tuple[TapPlan, Shape]:
+        """Return where a tap is read, and the shape of what is there.
+
+        Raises
+        ------
+        InputError
+            If there is no such layer, or the pooling cannot be had of it.
+        """
+        source, module, shape = self._locate(tap)
+        layout = self._layout(shape)
+        if layout is None:
+            raise InputError(
+                f"Got layers={tap.layer!r}, whose output for one image has the shape {shape}; "
+                "expected a vector, a map or a sequence of tokens per image"
+            )
+        check_pooling(tap.pooling, layout, shape, tap.layer)
+        return TapPlan(source, module, tap.pooling, layout), shape
+
+    def _layout(self, shape: Shape) -> Layout | None:
+        return find_layout(
+            shape, prefix_tokens=self._prefix_tokens, class_token=self._has_class_token
+        )
+
+    def _locate(self, tap: Tap) -> tuple[str, str, Shape]:
+        probe = self.probe
+        if tap.layer != PENULTIMATE:
+            if tap.layer not in probe.outputs:
+                raise unknown_layer(tap.layer, self.list_layers(), self._name)
+            return "output", tap.layer, probe.outputs[tap.layer]
+        if probe.penultimate is None:
+            raise InputError(
+                f"Got layers='{PENULTIMATE}' but the classifier of {self._name} cannot be told; "
+                "pass penultimate= the name of the module whose input is the penultimate vector, "
+                "or name the layers"
+            )
+        if tap.pooling == "avg":
+            source = "head" if self._classifier is None else "input"
+            return source, self._classifier or "", probe.penultimate
+        if probe.features is None:
+            raise InputError(
+                f"Got layers='{PENULTIMATE}' with pooling={tap.pooling!r} but {self._name} has no "
+                "map before its own pooling; expected pooling='avg', or the name of a layer"
+            )
+        if probe.features_module is None:
+            return "features", "", probe.features
+        return "output", probe.features_module, probe.features
+
+
+def _tokens_of(module: nn.Module) -> tuple[int | None, bool]:
+    """Return how many tokens stand before the patches, and whether one is of the class."""
+    for part in module.modules():
+        for name in ("cls_token", "class_token"):
+            if isinstance(getattr(part, name, None), torch.Tensor):
+                return getattr(part, "num_prefix_tokens", 1), True
+    return getattr(module, "num_prefix_tokens", None), False

@@ -5,21 +5,25 @@ from __future__ import annotations
 import functools
 import math
 import os
-import threading
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
 
 from featx._backbones.catalog import PACKAGED, TIMM_PREFIX, TORCHVISION_PREFIX
-from featx._backbones.deferred import DeferredBackbone
 from featx._backbones.downloads import obtain_weights
 from featx._backbones.fitting import check_finite, load_tensors
-from featx._backbones.frozen import FrozenBackbone
-from featx._backbones.reference import BackboneReference
-from featx._backbones.weights import WeightsFile, read_checked, read_weights, tensors_sha256
-from featx._errors import InputError, WeightsError, did_you_mean
+from featx._backbones.frozen import FrozenBackbone, UnbuiltNetwork
+from featx._backbones.lock import network_lock
+from featx._backbones.weights import (
+    WEIGHTS_SUFFIXES,
+    WeightsFile,
+    read_checked,
+    read_weights,
+    tensors_sha256,
+)
+from featx._checks import check_whole_number, refuse
+from featx._errors import InputError, WeightsError
 from featx._images.preprocess import Preprocessing
 from featx._public import public
 
@@ -28,8 +32,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from featx._backbones.catalog import NamedNetwork
     from featx._backbones.downloads import PublishedWeights
-    from featx._backbones.named_network import NamedNetwork
 
 RANDOM_WEIGHTS_SEED = 0
 
@@ -89,10 +93,11 @@ def load_backbone(
     (224, 1280)
     """
     if not isinstance(name, str):
-        raise InputError(f"Got backbone={name!r} but expected the name of a network")
-    size = _checked_image_size(image_size)
+        raise refuse("backbone", name, "the name of a network")
+    check_whole_number("image_size", image_size, 1, also=[None])
+    size = None if image_size is None else int(image_size)
     name, choice = _choose_weights(name, weights)
-    with _loading:
+    with network_lock():
         if name in PACKAGED and choice == DEFAULT_WEIGHTS:
             file = obtain_weights(name, PACKAGED[name].published)
             return _load_packaged(name, size, _FileVersion.of(file))
@@ -105,47 +110,50 @@ def load_backbone(
         return _load(network.tagged_name, size, choice, _FileVersion.of(file))
 
 
-def load_reference(reference: BackboneReference) -> FrozenBackbone:
-    """Load the backbone that a reference names, and prove that it is the same one.
+@dataclass(frozen=True)
+class BackboneReference:
+    """How a backbone can be loaded again, in another process or at another time.
 
-    Parameters
+    Attributes
     ----------
-    reference : BackboneReference
-        What a `FrozenBackbone` of this or another process said of itself.
+    name : str
+        The name of the network, its tag included.
+    weights : str or None
+        ``"default"`` for the published weights of that name, the absolute path of a weights file,
+        or None for random ones.
+    image_size : int or None
+        Side of the input in pixels; None for the network's own.
+    sha256 : str
+        Digest of the weights: of their file, or of the tensors where they come from none.
 
-    Returns
-    -------
-    FrozenBackbone
-
-    Raises
-    ------
-    InputError, WeightsError
-        As `load_backbone`; also when the weights are others than they were.
+    Examples
+    --------
+    >>> backbone = load_backbone("timm/test_resnet", weights=None)
+    >>> backbone.reference.load() is backbone
+    True
     """
-    backbone = load_backbone(
-        reference.name, weights=reference.weights, image_size=reference.image_size
-    )
-    if backbone.weights_sha256 != reference.sha256:
-        raise WeightsError(
-            f"The weights of {reference.name} have sha256 {backbone.weights_sha256}, expected "
-            f"{reference.sha256}; they are others than when the backbone was stored: bring the "
-            "former ones back, or load the backbone anew and fit again"
-        )
-    return backbone
 
+    name: str
+    weights: str | None
+    image_size: int | None
+    sha256: str
 
-# Random weights are drawn under torch's one seed, and a network is loaded once for all threads.
-_loading = threading.Lock()
+    def load(self) -> FrozenBackbone:
+        """Load the backbone, and prove that it is the same one.
 
-
-def _after_fork_in_child() -> None:
-    """Forget a lock that another thread of the parent held: nobody here would release it."""
-    global _loading
-    _loading = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+        Raises
+        ------
+        InputError, WeightsError
+            As `load_backbone`; also when the weights are others than they were.
+        """
+        backbone = load_backbone(self.name, weights=self.weights, image_size=self.image_size)
+        if backbone.weights_sha256 != self.sha256:
+            raise WeightsError(
+                f"The weights of {self.name} have sha256 {backbone.weights_sha256}, expected "
+                f"{self.sha256}; they are others than when the backbone was stored: bring the "
+                "former ones back, or load the backbone anew and fit again"
+            )
+        return backbone
 
 
 @dataclass(frozen=True)
@@ -188,11 +196,10 @@ def _load_packaged(name: str, image_size: int | None, file: _FileVersion) -> Fro
     read_checked(file.path, published.sha256, advice=_advice(published, name))
 
     def build() -> nn.Module:
-        with _loading:
-            return _build_published(_find_network(name, image_size), file.path)[0]
+        return _build_published(_find_network(name, image_size), file.path)[0]
 
-    return DeferredBackbone(
-        build,
+    return FrozenBackbone(
+        UnbuiltNetwork(build, packaged.dimension),
         Preprocessing(
             image_size=side,
             resize=math.floor(side / packaged.crop_ratio),
@@ -201,7 +208,6 @@ def _load_packaged(name: str, image_size: int | None, file: _FileVersion) -> Fro
             std=(0.5, 0.5, 0.5),
         ),
         name=name,
-        dimension=packaged.dimension,
         weights=f"{published.origin} {file.path.name}",
         weights_sha256=published.sha256,
         reference=BackboneReference(name, DEFAULT_WEIGHTS, image_size, published.sha256),
@@ -272,41 +278,27 @@ def _freeze(
     )
 
 
-def _checked_image_size(image_size: int | None) -> int | None:
-    if image_size is None:
-        return None
-    is_whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
-    if not is_whole or image_size < 1:
-        raise InputError(
-            f"Got image_size={image_size!r} but expected a whole number of pixels or None"
-        )
-    return int(image_size)
-
-
 def _choose_weights(
     name: str, weights: str | os.PathLike[str] | None
 ) -> tuple[str, WeightsFile | str | None]:
     """Return the name, with the tag if that was given as weights, and the choice of weights."""
     if weights is None or weights == DEFAULT_WEIGHTS:
         return name, weights
-    expected = "expected 'default' or None, a tag of published weights, or a file"
+    expected = (
+        f"'default' or None, a tag of the published weights of {name}, or a file ending in "
+        f"{', '.join(WEIGHTS_SUFFIXES)}"
+    )
     if not isinstance(weights, str | os.PathLike):
-        raise InputError(f"Got weights={weights!r} but {expected}")
+        raise refuse("weights", weights, expected)
     text = os.fspath(weights)
     file = WeightsFile.parse(text)
     if file is not None:
         return name, file
-    tagged = f"{name}.{text}"
-    if "." in name or not name.startswith((TIMM_PREFIX, TORCHVISION_PREFIX)):
-        known: list[str] = [DEFAULT_WEIGHTS]
-    else:
-        known = [tag.removeprefix(f"{name}.") for tag in _tags(name)]
-    if text not in known:
-        raise InputError(
-            f"Got weights={text!r} for {name} but {expected} ending in .safetensors, .pth, .pt or "
-            f".bin{did_you_mean(text, known)}"
-        )
-    return tagged, DEFAULT_WEIGHTS
+    is_untagged = name.startswith((TIMM_PREFIX, TORCHVISION_PREFIX)) and "." not in name
+    tags = [tag.removeprefix(f"{name}.") for tag in _tags(name)] if is_untagged else []
+    if text not in tags:
+        raise refuse("weights", text, expected, tags or [DEFAULT_WEIGHTS])
+    return f"{name}.{text}", DEFAULT_WEIGHTS
 
 
 def _find_network(name: str, image_size: int | None) -> NamedNetwork:
@@ -325,22 +317,19 @@ def _find_network(name: str, image_size: int | None) -> NamedNetwork:
 
         network = find_torchvision_network(name, image_size)
     if network is None:
-        raise InputError(_unknown_backbone(name))
+        raise _unknown_backbone(name)
     return network
 
 
 def _tags(name: str) -> list[str]:
-    return [tagged for tagged in _all_tagged_names() if tagged.startswith(f"{name}.")]
-
-
-def _all_tagged_names() -> list[str]:
     from featx._backbones.timm_networks import timm_names
     from featx._backbones.torchvision_networks import torchvision_names
 
-    return torchvision_names() + timm_names()
+    tagged_names = torchvision_names() + timm_names()
+    return [tagged for tagged in tagged_names if tagged.startswith(f"{name}.")]
 
 
-def _unknown_backbone(name: str) -> str:
+def _unknown_backbone(name: str) -> InputError:
     from featx._backbones.timm_networks import timm_architectures
     from featx._backbones.torchvision_networks import torchvision_architectures
 
@@ -350,5 +339,4 @@ def _unknown_backbone(name: str) -> str:
         f"one of {', '.join(PACKAGED)}, '{TORCHVISION_PREFIX}<architecture>' or "
         f"'{TIMM_PREFIX}<architecture>', as 'featx backbones PATTERN' lists them"
     )
-    near = did_you_mean(name, tags or [*PACKAGED, *architectures])
-    return f"Got backbone={name!r} but expected {expected}{near}"
+    return refuse("backbone", name, expected, tags or [*PACKAGED, *architectures])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featx._backbones.pooling import POOLINGS
+from featx._checks import brief, check_choice, refuse
 from featx._errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -54,10 +55,8 @@ def parse_layers(layers: Any) -> tuple[str, ...]:
     names = (layers,) if isinstance(layers, str) else layers
     is_sequence = isinstance(names, Sequence) or hasattr(names, "__array__")
     if not is_sequence or len(names) == 0 or not all(isinstance(name, str) for name in names):
-        raise InputError(
-            f"Got layers={layers!r} but expected '{PENULTIMATE}', '{MULTILEVEL}', the name of a "
-            "layer, or a list of names"
-        )
+        expected = f"'{PENULTIMATE}', '{MULTILEVEL}', the name of a layer, or a list of names"
+        raise refuse("layers", layers, expected)
     return tuple(str(name) for name in names)
 
 
@@ -72,15 +71,10 @@ def parse_poolings(pooling: Any, count: int) -> tuple[str, ...]:
     names = (pooling,) * count if isinstance(pooling, str) else pooling
     is_sequence = isinstance(names, Sequence) or hasattr(names, "__array__")
     if not is_sequence or len(names) != count:
-        raise InputError(
-            f"Got pooling={pooling!r} for {count} layers but expected one pooling for all, or a "
-            "list of one for each"
-        )
+        expected = f"one pooling for all {count} layers, or a list of one for each"
+        raise refuse("pooling", pooling, expected)
     for name in names:
-        if not isinstance(name, str) or name not in POOLINGS:
-            expected = ", ".join(map(repr, POOLINGS))
-            hint = did_you_mean(str(name), POOLINGS)
-            raise InputError(f"Got pooling={name!r} but expected one of {expected}{hint}")
+        check_choice("pooling", name, POOLINGS)
     return tuple(str(name) for name in names)
 
 
@@ -88,7 +82,7 @@ def unknown_layer(name: str, known: Iterable[str], backbone: str) -> InputError:
     """Return the error for a layer that a network does not have, with the names near to it."""
     hint = did_you_mean(name, [PENULTIMATE, MULTILEVEL, *known])
     return InputError(
-        f"Got layers={name!r} but {backbone} has no such layer{hint}{'' if hint else ';'} "
+        f"Got layers={brief(name)} but {backbone} has no such layer{hint}{'' if hint else ';'} "
         "list_layers() of the loaded backbone lists all"
     )
 
@@ -151,9 +145,9 @@ def choices_of_layers(name: str, choices: Any) -> list[tuple[Any, Any]]:
     """
     expected = "a sequence of layers, or of pairs of layers and pooling, (layers, pooling)"
     if isinstance(choices, str) or not isinstance(choices, Sequence):
-        raise InputError(f"Got {name}={choices!r} but expected {expected}")
+        raise refuse(name, choices, expected)
     pairs = [(choice, "avg") if isinstance(choice, str | list) else choice for choice in choices]
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise InputError(f"Got {pair!r} in {name} but expected {expected}")
+            raise InputError(f"Got {brief(pair)} in {name} but expected {expected}")
     return [(layers, pooling) for layers, pooling in pairs]

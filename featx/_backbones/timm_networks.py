@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import timm
 from timm.data.config import resolve_model_data_config
 
-from featx._backbones.catalog import TIMM_PREFIX, BackboneEntry
+from featx._backbones.catalog import (
+    TIMM_PREFIX,
+    BackboneEntry,
+    NamedNetwork,
+    network_figures,
+)
 from featx._backbones.downloads import (
     HUGGING_FACE_FILES,
     HuggingFaceWeights,
@@ -17,8 +22,6 @@ from featx._backbones.downloads import (
     PublishedWeights,
     TorchHubWeights,
 )
-from featx._backbones.figures import network_figures
-from featx._backbones.named_network import NamedNetwork
 from featx._errors import InputError, WeightsError
 from featx._images.preprocess import Preprocessing
 

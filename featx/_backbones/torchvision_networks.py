@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torchvision import models
 
-from featx._backbones.catalog import TORCHVISION_PREFIX, BackboneEntry
+from featx._backbones.catalog import (
+    TORCHVISION_PREFIX,
+    BackboneEntry,
+    NamedNetwork,
+    network_figures,
+)
 from featx._backbones.downloads import TorchHubWeights
-from featx._backbones.figures import network_figures
 from featx._backbones.fitting import load_tensors
-from featx._backbones.named_network import NamedNetwork
 from featx._errors import InputError
 from featx._images.preprocess import Preprocessing
 

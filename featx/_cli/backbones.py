@@ -60,7 +60,7 @@ def backbones(
         _print_fingerprint(fingerprint, weights, as_json)
         return
 
-    from featx._backbones.catalog import list_backbones
+    from featx._backbones.listing import list_backbones
 
     # Whoever asks what is on this machine means all of it.
     entries = list_backbones("*" if installed and pattern is None else pattern, installed=installed)

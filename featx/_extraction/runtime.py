@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from featx._backbones.lock import network_lock
 from featx._errors import RuntimeFallbackWarning
 from featx._extraction.graphs import find_graph, is_proven, note_proof
 from featx._extraction.precision import check_precision
@@ -208,7 +208,7 @@ def open_runtime(
         When bfloat16 moves the vectors of this network.
     """
     threads = computing_threads() if threads is None else threads
-    with _building, torch_threads(threads):
+    with network_lock(), torch_threads(threads):
         return _open_runtime(backbone, taps, plan, graphs, threads, os.getpid())
 
 
@@ -236,20 +236,6 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# torch's exporter is not made for several threads at once, and one runtime is enough for all.
-_building = threading.RLock()
-
-
-def _renew_lock() -> None:
-    """Make a new lock in a forked child: another thread of the parent may have held the old one."""
-    global _building
-    _building = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 # Threads and process are part of the key: a session of ONNX Runtime keeps the number of threads it

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featx._backbones.network import find_classifier, first_tensor, has_features_and_head
-from featx._backbones.normalization import Normalization
+from featx._backbones.network import (
+    Normalization,
+    find_classifier,
+    first_tensor,
+    has_features_and_head,
+)
 from featx._backbones.taps import PENULTIMATE, Tap
 from featx._errors import InputError
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from featx._backbones.catalog import list_backbones
 from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.listing import list_backbones
 from featx._backbones.providers import load_backbone
 from featx._checks import check_choice
 from featx._embedder import ImageEmbedder

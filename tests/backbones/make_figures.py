@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-FILE = Path(__file__).parents[2] / "featx" / "backbones" / "figures.json"
+FILE = Path(__file__).parents[2] / "featx" / "_backbones" / "figures.json"
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def check_faithful(name: str, photographs: list[Path]) -> None:
     pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
     with torch.inference_mode():
         (vectors,) = ours(pixels)
-        on_tensors = least_cosine(vectors, network(ours.normalize(pixels)))
+        on_tensors = least_cosine(vectors, network(ours.normalization(pixels)))
         crops, reference = [], []
         for path in photographs:
             crops.append(backbone.preprocessing.apply(decode_content(path.read_bytes())))

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from featx._backbones.frozen import FrozenBackbone
-from featx._backbones.inspecting import inspecting
+from featx._backbones.lock import network_lock
 from featx._backbones.taps import Tap
 from featx._errors import InputError
 from featx._images.preprocess import Preprocessing
@@ -383,7 +383,7 @@ def test_two_threads_that_look_into_networks_do_not_wait_for_each_other() -> Non
         shapes.append(first.list_layers())
 
     def build() -> None:
-        with inspecting():
+        with network_lock():
             has_lock.set()
             time.sleep(0.2)  # the other one comes as far as it can
             shapes.append(second.network(second.taps("conv")))

@@ -33,8 +33,7 @@ from weights_files import (
 from featx import ImageEmbedder, load_backbone
 from featx._backbones import providers, timm_networks
 from featx._backbones.fitting import check_finite
-from featx._backbones.providers import load_reference
-from featx._backbones.reference import BackboneReference
+from featx._backbones.providers import BackboneReference
 from featx._backbones.torchvision_networks import find_torchvision_network, torchvision_names
 from featx._cli.backbones import app
 from featx._errors import InputError, WeightsError
@@ -480,4 +479,4 @@ def test_a_pickled_backbone_is_its_reference_and_comes_back(name: str) -> None:
 def test_a_reference_to_weights_that_are_others_now_is_refused() -> None:
     reference = BackboneReference("timm/test_efficientnet", None, None, "0" * 64)
     with pytest.raises(WeightsError, match="others than when the backbone was stored"):
-        load_reference(reference)
+        reference.load()

@@ -32,7 +32,7 @@ def test_pixels_are_normalised_as_the_embedder_does_it(
     recipe = Preprocessing(16, 16, "bilinear", mean, std, order, scale)  # type: ignore[arg-type]
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8))
     backbone = FrozenBackbone(TinyCNN(), recipe)
-    embeds = backbone.network(backbone.taps("0")).normalize(pixels)
+    embeds = backbone.network(backbone.taps("0")).normalization(pixels)
     learns = assemble_network(backbone, "head", 2, (), 0.0, seed=0).normalization(pixels)
     values = pixels.float().flip(1) if order == "bgr" else pixels.float()
     centre, width = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (mean, std))
