@@ -79,9 +79,7 @@ def test_select_then_predict_from_a_folder(
     stored = read_embeddings(tmp_path / "run" / "embeddings.parquet")
     assert stored.data.shape == (16, 1280)
     assert sorted(set(stored.target)) == ["green", "red"]
-    assert (
-        stored.provenance["fingerprint"] == load_model(tmp_path / "run" / "model.skops")[0].recipe_
-    )
+    assert stored.provenance["recipe"] == load_model(tmp_path / "run" / "model.skops")[0].recipe_
     assert len(pd.read_csv(tmp_path / "run" / "cv_results.csv")) > 2
 
     done = featx("predict", tmp_path / "run" / "model.skops", test)
