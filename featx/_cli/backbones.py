@@ -50,7 +50,10 @@ def backbones(
     ] = False,
     fingerprint: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Print the fingerprint of this network's embeddings."),
+        typer.Option(
+            metavar="NAME",
+            help="Print the recipe of this network's embeddings, which models and exports name.",
+        ),
     ] = None,
     weights: Weights = "default",
     as_json: AsJson = False,
@@ -130,4 +133,4 @@ def _print_fingerprint(name: str, weights: str, as_json: bool) -> None:
     if as_json:
         print_json(provenance)
     else:
-        typer.echo(provenance["fingerprint"])
+        typer.echo(provenance["recipe"])

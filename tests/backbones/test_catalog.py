@@ -141,9 +141,11 @@ def test_the_table_shows_the_figures_and_how_to_get_the_weights() -> None:
     assert "efficientnet_lite0" in run()
 
 
-def test_the_command_line_prints_the_fingerprint_that_embeddings_have() -> None:
-    expected = ImageEmbedder(cache=None).get_provenance()["fingerprint"]
-    assert run("--fingerprint", "efficientnet_lite0").strip() == expected
+def test_the_command_line_prints_the_recipe_that_embeddings_have_on_every_runtime() -> None:
+    for runtime in ("onnx", "torch"):
+        embedder = ImageEmbedder(cache=None, runtime=runtime)
+        expected = embedder.get_provenance()["recipe"]
+        assert run("--fingerprint", "efficientnet_lite0").strip() == expected
 
 
 def test_two_networks_of_one_name_but_other_weights_have_other_fingerprints(
