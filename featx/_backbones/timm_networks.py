@@ -12,7 +12,6 @@ from timm.data.config import resolve_model_data_config
 from featx._backbones.catalog import (
     TIMM_PREFIX,
     BackboneEntry,
-    NamedNetwork,
     network_figures,
 )
 from featx._backbones.downloads import (
@@ -33,17 +32,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TimmNetwork(NamedNetwork):
+class TimmNetwork:
     """One network of timm, with the recipe of one tag of weights.
 
-    Attributes
-    ----------
-    name : str
-        Its full name in the catalogue.
-    architecture : str
-        timm's name for it, with or without a tag.
-    image_size : int or None
-        The side of the input that was asked for, in pixels.
+    ``name`` is its full name in the catalogue, ``architecture`` timm's name for it, with or without
+    a tag, ``image_size`` the side of the input that was asked for, in pixels.
     """
 
     name: str
@@ -117,6 +110,9 @@ class TimmNetwork(NamedNetwork):
         names = configuration.get("classifier") or ()
         return (names,) if isinstance(names, str) else tuple(names)
 
+    def penultimate(self, module: nn.Module) -> None:
+        """Return None: networks of timm know themselves what their classifier takes."""
+
     def _create(self, **options: Any) -> Any:
         if self.image_size is not None and _config(self.architecture).fixed_input_size:
             # Such networks hold a position for each patch; timm builds them for another size.
@@ -159,20 +155,7 @@ class PackagedNetwork(TimmNetwork):
 
 
 def find_timm_network(name: str, image_size: int | None) -> TimmNetwork | None:
-    """Return a network of timm by its name in the catalogue.
-
-    Parameters
-    ----------
-    name : str
-        ``"timm/<architecture>"`` or ``"timm/<architecture>.<tag>"``.
-    image_size : int or None
-        The side of the input that was asked for, in pixels.
-
-    Returns
-    -------
-    TimmNetwork or None
-        None where timm has no such architecture or tag.
-    """
+    """Return a network by its name in the catalogue; None where timm has none of it."""
     architecture = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(architecture.partition(".")[0]):
         return None
@@ -196,16 +179,8 @@ def timm_architectures() -> list[str]:
 def timm_entry(name: str) -> BackboneEntry:
     """Return the catalogue's row of a network of timm, which is not built.
 
-    Parameters
-    ----------
-    name : str
-        Its full name, with the tag.
-
-    Returns
-    -------
-    BackboneEntry
-        ``top1`` is None: timm does not ship what it measured. Dimension, parameters and GFLOPs are
-        None for networks that came later than the timm they were measured with.
+    ``top1`` is None: timm does not ship what it measured. Dimension, parameters and GFLOPs are None
+    for networks that came later than the timm they were measured with.
     """
     config = _config(name.removeprefix(TIMM_PREFIX))
     figures = network_figures(name)

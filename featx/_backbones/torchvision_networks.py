@@ -12,7 +12,6 @@ from torchvision import models
 from featx._backbones.catalog import (
     TORCHVISION_PREFIX,
     BackboneEntry,
-    NamedNetwork,
     network_figures,
 )
 from featx._backbones.downloads import TorchHubWeights
@@ -45,17 +44,11 @@ _FIXED_SIZE = ("vit_", "maxvit_")
 
 
 @dataclass(frozen=True)
-class TorchvisionNetwork(NamedNetwork):
+class TorchvisionNetwork:
     """One network of torchvision, with the recipe of one tag of weights.
 
-    Attributes
-    ----------
-    name : str
-        Its name in the catalogue, with or without a tag of weights.
-    tag : WeightsEnum
-        torchvision's description of the weights.
-    image_size : int or None
-        The side of the input that was asked for, in pixels.
+    ``name`` is its name in the catalogue, with or without a tag, ``tag`` torchvision's description
+    of the weights, ``image_size`` the side of the input that was asked for, in pixels.
     """
 
     name: str
@@ -125,20 +118,9 @@ class TorchvisionNetwork(NamedNetwork):
 
 
 def find_torchvision_network(name: str, image_size: int | None) -> TorchvisionNetwork | None:
-    """Return a network of torchvision by its name in the catalogue.
+    """Return a network by its name in the catalogue; None where torchvision has none of it.
 
-    Parameters
-    ----------
-    name : str
-        ``"torchvision/<architecture>"`` or ``"torchvision/<architecture>.<tag>"``.
-    image_size : int or None
-        The side of the input that was asked for, in pixels.
-
-    Returns
-    -------
-    TorchvisionNetwork or None
-        None where torchvision has no such architecture or tag; without a tag, it has the recipe
-        and the weights of torchvision's default tag.
+    Without a tag, it has the recipe and the weights of torchvision's default one.
     """
     architecture, tag = _split(name)
     if architecture not in models.list_models(module=models):
@@ -166,16 +148,8 @@ def torchvision_architectures() -> list[str]:
 def torchvision_entry(name: str) -> BackboneEntry:
     """Return the catalogue's row of a network of torchvision, which is not built.
 
-    Parameters
-    ----------
-    name : str
-        Its full name, with the tag.
-
-    Returns
-    -------
-    BackboneEntry
-        torchvision's own figures, but for the dimension. The licence is None where torchvision
-        names none for the weights.
+    The figures are torchvision's own, but for the dimension. The licence is None where torchvision
+    names none for the weights.
     """
     architecture, tag_name = _split(name)
     tag = models.get_model_weights(architecture)[tag_name]
