@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from featx._errors import InputError
+from featx._checks import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,8 @@ def no_progress(done: int, found: int = 0) -> None:
 
 def check_progress(progress: bool | str) -> None:
     """Raise InputError unless ``progress`` is ``"auto"``, True or False."""
-    if progress not in ("auto", True, False):
-        raise InputError(f"Got progress={progress!r} but expected 'auto', True or False")
+    if not (isinstance(progress, bool) or (isinstance(progress, str) and progress == "auto")):
+        raise refuse("progress", progress, "'auto', True or False", ["auto"])
 
 
 @contextmanager
@@ -50,19 +50,24 @@ def progress_bar(description: str, total: int, progress: bool | str = "auto") ->
     callable
         Call it with the number of images that were done, and how many of them needed no computing.
     """
-    if progress is False or total == 0 or (progress == "auto" and not _someone_is_watching()):
+    if total == 0 or not _is_shown(progress):
         yield no_progress
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeLeft(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[share]}"),
     )
     # On stderr, so that what a command prints can be piped while the bar is seen.
@@ -93,7 +98,7 @@ def busy_line(description: str, progress: bool | str = "auto") -> Iterator[None]
     progress : {"auto"} or bool
         As `progress_bar` takes it.
     """
-    if progress is False or (progress == "auto" and not _someone_is_watching()):
+    if not _is_shown(progress):
         yield
         return
     from rich.console import Console
@@ -105,10 +110,11 @@ def busy_line(description: str, progress: bool | str = "auto") -> Iterator[None]
         yield
 
 
-def _someone_is_watching() -> bool:
-    if multiprocessing.current_process().name != "MainProcess":
-        return False
-    return sys.stderr.isatty() or _in_notebook()
+def _is_shown(progress: bool | str) -> bool:
+    if progress != "auto":
+        return bool(progress)
+    is_main = multiprocessing.current_process().name == "MainProcess"
+    return is_main and (sys.stderr.isatty() or _in_notebook())
 
 
 def _in_notebook() -> bool:
