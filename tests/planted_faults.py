@@ -158,7 +158,7 @@ FAULTS = [
     # Networks
     Fault(
         "bgr",
-        "_backbones/network.py:Normalization.forward",
+        "_backbones/embedding_network.py:Normalization.forward",
         "if self._swaps_channels:",
         "if not self._swaps_channels:",
         "tests/test_fidelity.py",

@@ -69,7 +69,7 @@ def test_trying_learning_rates_costs_one_forward_an_image(
         raise AssertionError("an image went through the network again")
 
     # Whatever is now searched, no image is embedded again.
-    monkeypatch.setattr("featx._backbones.network.EmbeddingNetwork.forward", refuse)
+    monkeypatch.setattr("featx._backbones.embedding_network.EmbeddingNetwork.forward", refuse)
     other = new_linear_layer.two_steps(network)
     other.set_params(estimator__imageembedder__runtime="torch").fit(photos.paths, photos.target)
     np.testing.assert_array_equal(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from featx._backbones.embedding_network import EmbeddingNetwork
 from featx._backbones.lock import network_lock
 from featx._backbones.modules import copy_frozen, named_tensors, structure_sha256
-from featx._backbones.network import EmbeddingNetwork
 from featx._backbones.pooling import count_cells, pool
 from featx._backbones.probe import TapLocator
 from featx._backbones.taps import (

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from featx._backbones.modules import share_tensors
-from featx._backbones.network import (
+from featx._backbones.embedding_network import (
     TapPlan,
     find_classifier,
     first_tensor,
     has_features_and_head,
 )
+from featx._backbones.modules import share_tensors
 from featx._backbones.pooling import check_pooling, find_layout
 from featx._backbones.taps import PENULTIMATE, Tap, unknown_layer
 from featx._errors import InputError

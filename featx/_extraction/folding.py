@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from featx._backbones.network import first_tensor
+from featx._backbones.embedding_network import first_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featx._backbones.network import EmbeddingNetwork
+    from featx._backbones.embedding_network import EmbeddingNetwork
 
 # How far folding may move an output, as a share of its largest number. Rounding moves it by about
 # 1e-6; whatever moves it further is no pair of a convolution and its BatchNorm.

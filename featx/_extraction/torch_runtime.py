@@ -18,7 +18,7 @@ from featx._extraction.folding import fold_batch_norms
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from featx._backbones.network import EmbeddingNetwork
+    from featx._backbones.embedding_network import EmbeddingNetwork
     from featx._extraction.plan import ExecutionPlan
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featx._backbones.network import (
+from featx._backbones.embedding_network import (
     Normalization,
     find_classifier,
     first_tensor,

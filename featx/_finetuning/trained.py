@@ -10,9 +10,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from featx._backbones.embedding_network import has_features_and_head
 from featx._backbones.fitting import load_tensors
 from featx._backbones.frozen import FrozenBackbone
-from featx._backbones.network import has_features_and_head
 from featx._backbones.probe import probe_network
 from featx._backbones.providers import load_backbone
 from featx._errors import InputError

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -329,10 +331,13 @@ class Transformer(BaseEstimator):
         return float(len({tensor.data_ptr() for tensor in tensors}))
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_search_over_ten_candidates_holds_one_copy_per_process(n_jobs: int) -> None:
+@pytest.mark.parametrize(
+    ("candidates", "n_jobs"),
+    [(3, 1), (4, 2), *(pytest.param(10, jobs, marks=pytest.mark.slow) for jobs in (1, 2))],
+)
+def test_a_search_holds_one_copy_per_process(candidates: int, n_jobs: int) -> None:
     backbone = FrozenBackbone(tiny(width=71), SMALL)
-    grid = {"number": list(range(10))}
+    grid = {"number": list(range(candidates))}
     search = GridSearchCV(Transformer(backbone), grid, cv=2, n_jobs=n_jobs, error_score="raise")
     search.fit([[0], [1], [2], [3]], [0, 1, 0, 1])
     assert search.best_estimator_.backbone is backbone
@@ -394,3 +399,29 @@ def test_two_threads_that_look_into_networks_do_not_wait_for_each_other() -> Non
     for thread in threads:
         thread.join(timeout=60)
     assert len(shapes) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_does_not_wait_for_what_a_thread_of_its_parent_holds() -> None:
+    is_held, is_done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with network_lock():
+            is_held.set()
+            is_done.wait()
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    is_held.wait()
+    child = multiprocessing.get_context("fork").Process(target=look_into_a_network)
+    child.start()
+    child.join(timeout=60)
+    child.kill()
+    is_done.set()
+    thread.join()
+    assert child.exitcode == 0
+
+
+def look_into_a_network() -> None:
+    torch.set_num_threads(1)
+    FrozenBackbone(tiny(), SMALL).taps()

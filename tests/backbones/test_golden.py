@@ -31,8 +31,15 @@ def test_every_packaged_backbone_has_golden_vectors() -> None:
         assert golden(name).shape == (5, NUMBERS)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnx"])
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        *((name, "torch") for name in ENTRIES),
+        ("efficientnet_lite0", "onnx"),
+        pytest.param("efficientnet_lite1", "onnx", marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite2", "onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_the_embedding_is_the_golden_one(name: str, runtime: str) -> None:
     skip_unless_installed(name)
     np.testing.assert_allclose(

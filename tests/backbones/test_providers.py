@@ -110,6 +110,19 @@ def test_an_unknown_choice_of_weights_is_refused(weights: Any, hint: str) -> Non
         load_backbone("torchvision/resnet50", weights=weights)
 
 
+def test_a_network_in_the_place_of_a_name_is_refused_in_one_short_line() -> None:
+    with pytest.raises(InputError, match="expected the name of a network") as caught:
+        load_backbone(models.resnet18())  # type: ignore[arg-type]  # that is the test
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("image_size", [0, -1, 2.5, True, "224"])
+def test_an_image_size_that_is_none_is_refused(image_size: Any) -> None:
+    with pytest.raises(InputError, match="expected None or a whole number of at least 1"):
+        load_backbone("timm/test_resnet", weights=None, image_size=image_size)
+
+
 def test_a_network_that_nobody_publishes_weights_of_says_so() -> None:
     with pytest.raises(WeightsError, match="Nobody publishes weights of timm/vovnet57a"):
         load_backbone("timm/vovnet57a", download=True)

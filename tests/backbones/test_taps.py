@@ -283,15 +283,18 @@ def run_as_onnx(backbone: FrozenBackbone, taps: tuple[Tap, ...]) -> list[np.ndar
     return list(session.run(None, {session.get_inputs()[0].name: pixels.numpy()}))
 
 
-def test_under_onnx_a_vector_does_not_depend_on_what_else_is_tapped() -> None:
+@pytest.mark.parametrize("alone", [(3,), pytest.param((0, 1, 2, 4), marks=pytest.mark.slow)])
+def test_under_onnx_a_vector_does_not_depend_on_what_else_is_tapped(alone: tuple[int, ...]) -> None:
     backbone = load("test_efficientnet")
     taps = backbone.taps("multilevel") + backbone.taps(["blocks.3.0.conv_pw", "penultimate"], "gem")
     together = run_as_onnx(backbone, taps)
     with torch.inference_mode():
         reference = backbone.network(taps)(images(backbone, 4))
-    for tap, vectors, expected in zip(taps, together, reference, strict=True):
-        assert np.array_equal(run_as_onnx(backbone, (tap,))[0], vectors), tap
+    for vectors, expected in zip(together, reference, strict=True):
         np.testing.assert_allclose(vectors, expected.numpy(), rtol=1e-4, atol=1e-5)
+    for position in alone:
+        (vectors,) = run_as_onnx(backbone, (taps[position],))
+        assert np.array_equal(vectors, together[position]), taps[position]
 
 
 def test_a_copy_of_the_network_is_wired_to_itself() -> None:
