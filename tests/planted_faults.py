@@ -216,7 +216,7 @@ FAULTS = [
     ),
     Fault(
         "score-off",
-        "_selection/held_out.py:HeldOutScore.accuracy",
+        "_selection/labelled_embeddings.py:HeldOutScore.accuracy",
         "self.correct / self.total",
         "self.correct / (self.total + 1)",
         "tests/test_selection.py",

@@ -69,23 +69,10 @@ class Probe:
 def probe_network(
     module: nn.Module, image_size: int, classifier: str | None, backbone: str
 ) -> Probe:
-    """Run a network on one blank image.
+    """Run a network, which is not changed, on one blank image, and note the shapes.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Frozen; it is not changed.
-    image_size : int
-        Side of the image.
-    classifier : str or None
-        The module whose input is the penultimate vector; None to ask the network itself.
-    backbone : str
-        What to call the network in an error.
-
-    Returns
-    -------
-    Probe
-        The shapes.
+    ``classifier`` is the module whose input is the penultimate vector; with None the network itself
+    is asked. ``backbone`` is what to call it in an error.
 
     Raises
     ------
