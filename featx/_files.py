@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import threading
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
@@ -228,3 +229,22 @@ class LockedFile:
         if self._descriptor is None or not self.is_open:
             raise ValueError("the file is closed")
         return self._descriptor
+
+
+def json_text(value: Any) -> str:
+    """Return JSON for programs; what is no finite number is null, as JSON has no NaN.
+
+    Examples
+    --------
+    >>> json_text([1.5, float("nan")]).split()
+    ['[', '1.5,', 'null', ']']
+    """
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: finite(item) for name, item in part.items()}
+        if isinstance(part, list | tuple):
+            return [finite(item) for item in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), indent=2, allow_nan=False)

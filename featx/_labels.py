@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from featx._checks import refuse
+from featx._checks import check_whole_number, refuse
 from featx._errors import InputError
 
 if TYPE_CHECKING:
@@ -175,19 +175,28 @@ def weigh_classes(class_weight: Any, classes: np.ndarray, codes: np.ndarray) -> 
     return np.asarray(weights, dtype=np.float32)
 
 
-def check_folds(labels: Any, folds: int) -> None:
+def check_folds(labels: Any, folds: int, remedy: str) -> None:
     """Raise InputError unless each class has an image for every fold, of which there are two."""
-    if folds < 2:
-        raise InputError(f"Got {folds!r} folds but expected at least 2")
+    check_whole_number("cv", folds, at_least=2)
     codes = encode_labels(labels)
     counts = np.bincount(codes)
     smallest = int(counts.argmin())
     if counts[smallest] < folds:
         label = np.asarray(labels)[codes == smallest].tolist()[0]
         raise InputError(
-            f"Got a class {label!r} of {counts[smallest]} image(s) but a linear probe expected at "
-            f"least {folds}, one for each fold; add images, leave the class out, or leave the "
-            "linear probe out"
+            f"Got a class {label!r} of {counts[smallest]} image(s) but expected at least {folds}, "
+            f"one for each fold; add images, leave the class out, or {remedy}"
+        )
+
+
+def check_known_classes(test: Any, train: Any) -> None:
+    """Raise InputError where a test image has a class that no image to train on has."""
+    known = dict.fromkeys(train)
+    unknown = next((label for label in test if label not in known), None)
+    if unknown is not None:
+        raise InputError(
+            f"Got test images of class {unknown!r} but expected only classes of the training set: "
+            f"{list_labels(list(known))}"
         )
 
 

@@ -9,16 +9,18 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from featx._embedder import ImageEmbedder
+from featx._embedder import ImageEmbedder, refuse_all_failed
 from featx._errors import InputError
 from featx._files import output_file, write_atomically
 from featx._images.sources import as_image_list, describe_item
+from featx._progress import progress_bar
 from featx._public import public
 
 if TYPE_CHECKING:
     import os
 
     from featx._errors import DecodeFailure
+    from featx._extraction.parcels import Parcel
 
 
 @public
@@ -77,20 +79,32 @@ def predict_images(
         on_error="nan" if skip_unreadable else "raise", **embedder_params
     )
     items = as_image_list(images)
-    extraction = embedder.extract(items)
-    unread = {failure.row for failure in extraction.failures}
-    rows = [row for row in range(len(items)) if row not in unread]
-    head, vectors = model[1:], extraction.vectors[rows]
+    tables: list[pd.DataFrame] = []
+    failures: list[DecodeFailure] = []
+    with progress_bar("Embedding", len(items), embedder.progress) as advance:
+        # Parcel by parcel: the vectors of a million images never stand in memory together.
+        for parcel in embedder.stream(items, advance=advance):
+            failures += parcel.failures
+            if len(parcel.failures) < len(parcel.items):
+                tables.append(_predict_parcel(model[1:], parcel))
+    refuse_all_failed(failures, len(items))
+    return pd.concat(tables, ignore_index=True), tuple(failures)
+
+
+def _predict_parcel(head: Pipeline, parcel: Parcel) -> pd.DataFrame:
+    unread = {failure.row - parcel.start for failure in parcel.failures}
+    rows = [row for row in range(len(parcel.items)) if row not in unread]
+    vectors = parcel.vectors[rows]
     labels = head.predict(vectors)
     columns: dict[str, Any] = {
-        "path": [describe_item(items[row]) for row in rows],
+        "path": [describe_item(parcel.items[row]) for row in rows],
         "label": [_printable(label) for label in labels],
     }
     if hasattr(head, "predict_proba"):
         # The label is the model's own; its probability is looked up by its class.
         places = np.searchsorted(head.classes_, labels)
         columns["probability"] = head.predict_proba(vectors)[np.arange(len(rows)), places]
-    return pd.DataFrame(columns), extraction.failures
+    return pd.DataFrame(columns)
 
 
 def _printable(label: Any) -> Any:
@@ -103,12 +117,7 @@ def _printable(label: Any) -> Any:
 def write_predictions(predictions: pd.DataFrame, out: str | os.PathLike[str]) -> None:
     """Write predictions to a CSV file that is complete or absent, whatever happens.
 
-    Parameters
-    ----------
-    predictions : DataFrame
-        As `predict_images` returns them.
-    out : path
-        The file; its folder must exist.
+    The folder of the file must exist.
 
     Raises
     ------

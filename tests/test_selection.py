@@ -15,10 +15,18 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from featx import ImageEmbedder, head_search, load_image_folder, load_model
-from featx._errors import InputError
+from featx import (
+    ImageDecodeError,
+    ImageEmbedder,
+    InputError,
+    head_search,
+    load_image_folder,
+    load_model,
+    read_embeddings,
+)
 from featx._prediction import predict_images
 from featx._selection.heads import choose_heads, head_name, make_heads
 from featx._selection.selection import HeldOutScore, Selection, select_model
@@ -26,8 +34,6 @@ from featx._selection.selection import HeldOutScore, Selection, select_model
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from sklearn.utils import Bunch
 
 TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
 NAMES = [head.name for head in make_heads()]
@@ -38,9 +44,10 @@ def photos(make_image_folder: Callable[..., Path]) -> Bunch:
     return load_image_folder(make_image_folder({"blue": 8, "green": 8, "red": 8}))
 
 
-def test_a_head_search_is_a_plain_unfitted_grid_search() -> None:
+def test_a_head_search_is_an_unfitted_grid_search() -> None:
     search = head_search()
-    assert type(search) is GridSearchCV
+    assert isinstance(search, GridSearchCV)
+    assert search.get_params(deep=False).keys() == GridSearchCV(None, {}).get_params().keys()
     assert type(search.estimator) is Pipeline
     assert isinstance(search.estimator.steps[0][1], ImageEmbedder)
     with pytest.raises(NotFittedError):
@@ -218,3 +225,53 @@ def test_what_is_returned_names_no_folder_that_is_gone(photos: Bunch) -> None:
     )
     for model in (selection.search.estimator, selection.search.best_estimator_, selection.model):
         assert model.named_steps["embedder"].cache is None
+
+
+def test_predictions_are_those_of_all_images_at_once_whatever_the_parcels(
+    photos: Bunch, tmp_path: Path
+) -> None:
+    model = make_pipeline(ImageEmbedder(**TINY), LogisticRegression())
+    model.fit(photos.data, photos.target)
+    # Few images make parcels of few; a whole parcel of them may be unreadable.
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    paths = [*photos.data[:5], *[str(broken)] * 9, *photos.data[5:]]
+    predictions, failures = predict_images(model, paths, skip_unreadable=True)
+    assert [failure.row for failure in failures] == list(range(5, 14))
+    assert predictions["path"].tolist() == list(photos.data)
+    assert predictions["label"].tolist() == model.predict(photos.data).tolist()
+    assert predictions.index.tolist() == list(range(len(photos.data)))
+    np.testing.assert_allclose(
+        predictions["probability"], model.predict_proba(photos.data).max(axis=1)
+    )
+    with pytest.raises(ImageDecodeError, match="none of the 2 images"):
+        predict_images(model, [broken, broken], skip_unreadable=True)
+    with pytest.raises(ImageDecodeError, match="row 5"):
+        predict_images(model, paths)
+
+
+def test_predictions_never_hold_all_vectors(photos: Bunch, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = ImageEmbedder(**TINY)
+    model = make_pipeline(embedder, LogisticRegression()).fit(photos.data, photos.target)
+    seen: list[int] = []
+    predict = LogisticRegression.predict
+
+    def counted(self: LogisticRegression, X: np.ndarray) -> np.ndarray:
+        seen.append(len(X))
+        return predict(self, X)
+
+    monkeypatch.setattr(LogisticRegression, "predict", counted)
+    predict_images(model, list(photos.data) * 3)
+    assert sum(seen) == 72
+    assert max(seen) < 72
+
+
+def test_labelled_arrays_of_one_shape_are_chosen_among_like_files(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    images[6:, :, ::2] = 0
+    labelled = Bunch(data=list(images), target=["plain"] * 6 + ["striped"] * 6)
+    selection = select_model(
+        labelled, heads=["linear_svm"], embedder=ImageEmbedder(**TINY, image_size=32), cv=2
+    )
+    selection.save(tmp_path / "run")
+    assert len(read_embeddings(tmp_path / "run" / "embeddings.parquet").target) == 12

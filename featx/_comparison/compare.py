@@ -15,7 +15,7 @@ from featx._comparison.training_runs import TrainingData, run_strategy
 from featx._embedder import ImageEmbedder
 from featx._errors import ImageDecodeWarning, InputError
 from featx._images.sources import as_image_list
-from featx._labels import check_lengths, encode_labels, list_labels
+from featx._labels import check_known_classes, check_lengths, encode_labels
 from featx._public import public
 from featx._selection.labelled_embeddings import embed_labelled
 from featx._selection.timing import seconds_per_image
@@ -190,13 +190,7 @@ def _gather(X: Any, y: Any, X_test: Any, y_test: Any) -> tuple[list[Any], list[A
     if len(as_image_list(X_test)) == 0:
         raise InputError("Got 0 test images but expected at least 1")
     test_images, test_labels = _pair(X_test, y_test, "y_test")
-    known = dict.fromkeys(labels)
-    unknown = next((label for label in test_labels if label not in known), None)
-    if unknown is not None:
-        raise InputError(
-            f"Got test images of class {unknown!r} but expected only classes of the training set: "
-            f"{list_labels(list(known))}"
-        )
+    check_known_classes(test_labels, labels)
     return images + test_images, labels + test_labels, len(images)
 
 

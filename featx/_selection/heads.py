@@ -41,17 +41,7 @@ class Head:
 
 
 def make_heads(random_state: int | None = 0) -> list[Head]:
-    """Return the heads that featx offers, in the order in which they are reported.
-
-    Parameters
-    ----------
-    random_state : int or None
-        Seed of the heads that draw random numbers.
-
-    Returns
-    -------
-    list of Head
-    """
+    """Return the heads that featx offers, in the order in which they are reported."""
     # Standardised and then scaled to unit length: on photographs of clothing and on CIFAR-10 the
     # best scaling, or within 0.006 of it, for every head but the forest, which needs none. Unit
     # length also makes C and gamma mean the same for embeddings of any width.
@@ -87,18 +77,7 @@ def make_heads(random_state: int | None = 0) -> list[Head]:
 
 
 def choose_heads(heads: str | Iterable[str] = "all", random_state: int | None = 0) -> list[Head]:
-    """Return the heads of some names.
-
-    Parameters
-    ----------
-    heads : "all", str or iterable of str
-        One name, several, or all.
-    random_state : int or None
-        Seed of the heads that draw random numbers.
-
-    Returns
-    -------
-    list of Head
+    """Return the heads of one name, of several, or of all; the seed is that of those that draw.
 
     Raises
     ------

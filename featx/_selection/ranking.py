@@ -15,7 +15,7 @@ from featx._backbones.listing import list_backbones
 from featx._backbones.providers import load_backbone
 from featx._checks import check_choice
 from featx._embedder import ImageEmbedder
-from featx._errors import ImageDecodeWarning, InputError, WeightsError, did_you_mean
+from featx._errors import ImageDecodeWarning, InputError, WeightsError
 from featx._images.sources import as_image_list
 from featx._labels import check_folds, check_lengths, encode_labels
 from featx._public import public
@@ -205,9 +205,7 @@ def _checked_scores(scores: str | Iterable[str]) -> list[str]:
     if not names:
         raise InputError(f"Got no scores but expected some of {', '.join(SCORES)}")
     for name in names:
-        if name not in SCORES:
-            hint = did_you_mean(str(name), SCORES)
-            raise InputError(f"Got score {name!r} but expected some of {', '.join(SCORES)}{hint}")
+        check_choice("scores", name, SCORES)
     return names
 
 
@@ -244,7 +242,7 @@ def _prototype(embedder: ImageEmbedder | None, layers: Any, pooling: Any) -> Ima
 def _check_labels(items: Sequence[Any], y: Any, scores: Sequence[str]) -> None:
     check_lengths(len(items), len(encode_labels(y)))
     if "linear_probe" in scores:
-        check_folds(y, PROBE_FOLDS)
+        check_folds(y, PROBE_FOLDS, "leave the linear probe out")
 
 
 def _embedder_of(candidate: _Candidate, prototype: ImageEmbedder) -> ImageEmbedder:

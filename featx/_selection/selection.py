@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import tempfile
-from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,8 @@ from sklearn.pipeline import Pipeline
 
 from featx._embedder import ImageEmbedder
 from featx._errors import InputError
+from featx._files import json_text
+from featx._labels import check_folds, check_known_classes
 from featx._persistence import save_model
 from featx._progress import busy_line
 from featx._public import public
@@ -50,6 +50,8 @@ _FILES = (
     "embeddings.parquet",
     "test_embeddings.parquet",
 )
+
+_FEWER_FOLDS = "lower the number of folds (--cv)"
 
 
 @public
@@ -98,7 +100,7 @@ class Selection:
         return sum(digest in known for digest in self.test.digests)
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures as plain JSON types: what is no finite number is None."""
+        """Return the figures as plain types of JSON, but NaN where a score is none."""
         best = self.scores.iloc[0]
         summary: dict[str, Any] = {
             "train_images": len(self.train.images),
@@ -118,8 +120,7 @@ class Selection:
                 "test_accuracy_95_low": low,
                 "test_accuracy_95_high": high,
             }
-        finite: dict[str, Any] = _without_nan(summary)
-        return finite
+        return summary
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write the model, the scores and the embeddings.
@@ -165,20 +166,11 @@ class Selection:
         provenance = self.model.steps[0][1].get_provenance()
         save_model(self.model, folder / "model.skops")
         pd.DataFrame(self.search.cv_results_).to_csv(folder / "cv_results.csv", index=False)
-        summary = json.dumps(self.summary(), indent=2, allow_nan=False)
-        (folder / "summary.json").write_text(summary + "\n", encoding="utf-8")
+        summary = json_text(self.summary()) + "\n"
+        (folder / "summary.json").write_text(summary, encoding="utf-8")
         self.train.save(folder / "embeddings.parquet", provenance)
         if self.test is not None:
             self.test.save(folder / "test_embeddings.parquet", provenance)
-
-
-def _without_nan(value: Any) -> Any:
-    """Return JSON types in which what is no finite number is None: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_output_folder(folder: Path) -> None:
@@ -249,16 +241,16 @@ def select_model(
     search = head_search(
         heads, embedder=embedder, cv=cv, scoring=scoring, n_jobs=n_jobs, random_state=random_state
     )
-    check_classes(train.target, cv)
+    check_folds(train.target, cv, _FEWER_FOLDS)
     if test is not None:
-        _check_test_labels(train.target, test.target)
+        check_known_classes(test.target, train.target)
     with _kept_embeddings(embedder) as cached:
         embed = partial(embed_labelled, embedder=cached, skip_unreadable=skip_unreadable)
         # Every image is embedded before the search: unreadable ones are met before hours of
         # fitting, and the progress bar runs once. The search finds the embeddings in the cache.
         train_set = embed(train.data, train.target)
         test_set = None if test is None else embed(test.data, test.target)
-        check_classes(train_set.labels, cv)
+        check_folds(train_set.labels, cv, _FEWER_FOLDS)
         largest_fold = math.ceil(len(train_set.labels) / cv)
         _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
         candidates = len(ParameterGrid(search.param_grid))
@@ -294,36 +286,8 @@ def _kept_embeddings(embedder: ImageEmbedder) -> Iterator[ImageEmbedder]:
         yield clone(embedder).set_params(cache=folder)
 
 
-def check_classes(labels: Any, folds: int) -> None:
-    """Raise InputError unless there are two classes, each with an image for every fold."""
-    counts = Counter(map(str, labels))
-    if len(counts) < 2:
-        raise InputError(
-            f"Got one class only, {next(iter(counts))!r}, but expected at least 2 to choose between"
-        )
-    label, count = min(counts.items(), key=lambda pair: (pair[1], str(pair[0])))
-    if count < folds:
-        raise InputError(
-            f"Got a class {label!r} of {count} image{'' if count == 1 else 's'} but expected at "
-            f"least {folds}, one for each fold; add images, leave the class out, or lower the "
-            "number of folds (--cv)"
-        )
-
-
 def tabulate_scores(search: GridSearchCV) -> pd.DataFrame:
-    """Return the best candidate of each head, best head first.
-
-    Parameters
-    ----------
-    search : GridSearchCV
-        A fitted search of `head_search`.
-
-    Returns
-    -------
-    DataFrame
-        ``head``, ``mean``, ``std``, ``fit_seconds`` (mean over the folds) and ``params``, the
-        values that were chosen.
-    """
+    """Return the best candidate of each head of a fitted search, best head first."""
     results = search.cv_results_
     table = pd.DataFrame(
         {
@@ -354,15 +318,6 @@ def _drop_impossible_candidates(search: GridSearchCV, fitted_images: int) -> Non
             counts = grid["head__n_neighbors"]
             possible = [count for count in counts if count <= fitted_images]
             grid["head__n_neighbors"] = possible or [fitted_images]
-
-
-def _check_test_labels(train: Any, test: Any) -> None:
-    unknown = sorted(set(map(str, test)) - set(map(str, train)))
-    if unknown:
-        raise InputError(
-            f"Got test images of class {unknown[0]!r} but expected only classes of the training "
-            f"set: {', '.join(sorted(set(map(str, train))))}"
-        )
 
 
 def _with_probabilities(search: GridSearchCV, train: LabelledEmbeddings) -> Pipeline:

@@ -21,19 +21,7 @@ def seconds_per_image(embedder: ImageEmbedder, items: Any, count: int) -> float:
     Nothing is looked up in the cache or kept there. What is paid once, such as the export of the
     network to ONNX, is not counted, and not paid again where it lies beside the cache.
 
-    Parameters
-    ----------
-    embedder : ImageEmbedder
-        What embeds; it is not changed.
-    items : sequence of images
-        As `ImageEmbedder` takes them.
-    count : int
-        How many of them are embedded, spread evenly; 0 for none.
-
-    Returns
-    -------
-    float
-        Seconds for each distinct image; NaN where ``count`` is 0.
+    ``count`` of the items are embedded, spread evenly. NaN where that is 0, or none can be read.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from featx._errors import InputError
+from featx._checks import check_whole_number
 from featx._labels import check_embeddings, check_folds, one_hot
 from featx._selection.heads import choose_heads
 
@@ -108,20 +108,6 @@ def nearest_neighbour_score(embeddings: Any, labels: Any, *, n_neighbors: int = 
     classes of the nearer ones. The embeddings are standardised and scaled to unit length, as for
     the heads of a search.
 
-    Parameters
-    ----------
-    embeddings : array-like of shape (n_images, dimension)
-        Finite numbers.
-    labels : array-like of shape (n_images,)
-        The class of each image.
-    n_neighbors : int, default=5
-        How many vote; at most all others do.
-
-    Returns
-    -------
-    float
-        Accuracy between 0 and 1; greater is better.
-
     Raises
     ------
     InputError
@@ -140,8 +126,7 @@ def nearest_neighbour_score(embeddings: Any, labels: Any, *, n_neighbors: int = 
     1.0
     """
     features, codes = check_embeddings(embeddings, labels)
-    if n_neighbors < 1:
-        raise InputError(f"Got n_neighbors={n_neighbors!r} but expected at least 1")
+    check_whole_number("n_neighbors", n_neighbors, at_least=1)
     count = min(int(n_neighbors), len(features) - 1)
     unit = _scaler().fit_transform(features)
     # Asked without images of its own, it leaves each image out of its neighbours.
@@ -161,23 +146,8 @@ def linear_probe_score(
     """Return the cross-validated accuracy of a logistic regression, with nothing tuned.
 
     It is the head ``"logistic_regression"`` of a search with one strength of its penalty, C = 30,
-    and its scaling, learnt in each fold: the dearest of the scores, and what they all approximate.
-
-    Parameters
-    ----------
-    embeddings : array-like of shape (n_images, dimension)
-        Finite numbers.
-    labels : array-like of shape (n_images,)
-        The class of each image.
-    cv : int, default=3
-        Number of stratified, shuffled folds.
-    random_state : int or None, default=0
-        Seed of the folds.
-
-    Returns
-    -------
-    float
-        Accuracy between 0 and 1; greater is better.
+    and its scaling, learnt in each of ``cv`` stratified, shuffled folds: the dearest of the scores,
+    and what they all approximate.
 
     Raises
     ------
@@ -195,7 +165,7 @@ def linear_probe_score(
     1.0
     """
     features, codes = check_embeddings(embeddings, labels)
-    check_folds(labels, cv)
+    check_folds(labels, cv, "leave the linear probe out")
     (head,) = choose_heads("logistic_regression", random_state)
     classifier: ClassifierMixin = clone(head.classifier).set_params(C=_PROBE_C)
     probe = Pipeline([("scaler", head.scaler), ("head", classifier)])
