@@ -183,9 +183,10 @@ def check_folds(labels: Any, folds: int, remedy: str) -> None:
     smallest = int(counts.argmin())
     if counts[smallest] < folds:
         label = np.asarray(labels)[codes == smallest].tolist()[0]
+        images = "1 image" if counts[smallest] == 1 else f"{counts[smallest]} images"
         raise InputError(
-            f"Got a class {label!r} of {counts[smallest]} image(s) but expected at least {folds}, "
-            f"one for each fold; add images, leave the class out, or {remedy}"
+            f"Got a class {label!r} of {images} but expected at least {folds}, one for each fold; "
+            f"add images, leave the class out, or {remedy}"
         )
 
 
