@@ -16,6 +16,7 @@ import pytest
 import skops.io
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
+from small_networks import TINY
 from torch import nn
 
 from featx import (
@@ -39,7 +40,6 @@ from featx._errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TINY = {"backbone": "timm/test_efficientnet", "weights": None, "batch_size": 4, "device": "cpu"}
 IMAGES = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 60, 120, 180)]
 LABELS = np.array(["dark", "dark", "light", "light"], dtype=object)
 
@@ -257,6 +257,24 @@ def test_a_model_of_version_0_1_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(IMAGES), expected)
     with pytest.raises(StaleEmbedderError):
         loaded.set_params(imageembedder__image_size=96).predict(IMAGES)
+
+
+def test_a_model_file_that_version_0_1_wrote_predicts_as_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # its cache is a folder here
+    model = load_model(Path(__file__).parent / "models" / "featx-0.1.skops")
+    assert model[0].get_params()["cache"].folder == Path("cache-of-0.1")
+    expected = [0.50119126, 0.50086915, 0.50006753, 0.49787104]
+    np.testing.assert_allclose(model.predict_proba(IMAGES)[:, 0], expected, atol=1e-6)
+
+
+def test_a_linear_head_of_version_0_1_is_read(tmp_path: Path) -> None:
+    head = LinearHeadClassifier(device="cpu", epochs=1).fit(np.eye(4, dtype=np.float32), LABELS)
+    save_model(head, tmp_path / "model.skops")
+    as_0_1_wrote_it(tmp_path / "model.skops")
+    loaded = load_model(tmp_path / "model.skops")
+    np.testing.assert_array_equal(loaded.predict_proba(np.eye(4)), head.predict_proba(np.eye(4)))
 
 
 def test_no_other_name_of_old_slips_through(tmp_path: Path) -> None:

@@ -58,11 +58,11 @@ def rank_tiny(photos: Bunch, **params: Any) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("image_size", "of_each_class"),
-    [(96, 20), pytest.param(None, 100, marks=pytest.mark.slow)],
+    ("image_size", "of_each_class", "draws"),
+    [(96, 20, 4), pytest.param(None, 100, 20, marks=pytest.mark.slow)],
 )
-def test_the_better_of_a_pretrained_and_a_random_network_is_found_in_20_of_20_draws(
-    sample_folder: Path, tmp_path: Path, image_size: int | None, of_each_class: int
+def test_the_better_of_a_pretrained_and_a_random_network_is_found_in_every_draw(
+    sample_folder: Path, tmp_path: Path, image_size: int | None, of_each_class: int, draws: int
 ) -> None:
     photos = load_image_folder(sample_folder / "train")
     paths, labels = np.asarray(photos.paths), np.asarray(photos.target)
@@ -74,7 +74,7 @@ def test_the_better_of_a_pretrained_and_a_random_network_is_found_in_20_of_20_dr
     embedder = ImageEmbedder(cache=tmp_path / "cache", progress=False)
     random = np.random.default_rng(0)
     wins = dict.fromkeys(["rank", *SCORES], 0)
-    for _ in range(20):
+    for _ in range(draws):
         draw = np.concatenate(
             [random.choice(rows, of_each_class // 2, replace=False) for rows in of_class]
         )
@@ -86,8 +86,7 @@ def test_the_better_of_a_pretrained_and_a_random_network_is_found_in_20_of_20_dr
         for column in wins:
             best = table["rank"].idxmin() if column == "rank" else table[column].idxmax()
             wins[column] += int(pretrained[best])
-    assert wins["rank"] == 20
-    assert wins["linear_probe"] == wins["logme"] == wins["knn"] == 20
+    assert wins == dict.fromkeys(wins, draws)
 
 
 def test_the_table_has_a_row_for_each_network_best_first(photos: Bunch) -> None:
@@ -138,8 +137,7 @@ def test_the_time_of_an_image_is_that_of_the_network_from_the_graph_that_is_kept
 
     monkeypatch.setattr(exported_graphs, "export_onnx", counted_export)
     monkeypatch.setattr(OnnxRuntime, "run", counted_run)
-    # With a further layer the graph that is kept is another.
-    embedder = ImageEmbedder(**TINY | {"runtime": "onnx"}, also_cache=["blocks.1"])
+    embedder = ImageEmbedder(**TINY | {"runtime": "onnx"})
     timed = 5 + min(5, 2 * torch.get_num_threads())  # and those that come before
     for exports, computed in [(1, len(photos.paths) + timed), (0, timed)]:
         runtime._open_runtime.cache_clear()  # as in a new process
@@ -240,7 +238,7 @@ def test_unreadable_images_raise_or_are_left_out_of_every_score(photos: Bunch) -
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"scores": ["logme", "logm"]}, "Got score 'logm' .*did you mean 'logme'"),
+        ({"scores": ["logme", "logm"]}, "Got scores='logm' .*did you mean 'logme'"),
         ({"scores": []}, "Got no scores"),
         ({"on_missing": "ignore"}, "on_missing='ignore'"),
         ({"embedder": ImageEmbedder(on_error="nan")}, "skip_unreadable=True"),
@@ -326,7 +324,7 @@ def test_the_command_prints_a_table_and_writes_all_of_it(
 ) -> None:
     folder, out = Path(photos.paths[0]).parent.parent, tmp_path / "ranking.csv"
     arguments = (folder, "--backbones", "efficientnet_lite0", "--scores", "logme, knn", "--out",
-                 out, "--timed-images", 1)  # fmt: skip
+                 out, "--image-size", 64, "--timed-images", 1)  # fmt: skip
     done = featx_rank(*arguments)
     assert done.exit_code == 0
     assert done.stderr == ""
@@ -338,10 +336,9 @@ def test_the_command_prints_a_table_and_writes_all_of_it(
     assert {"logme", "knn", "seconds_per_image", "parameters", "weights"} <= set(table.columns)
     assert f"{table['logme'][0]:.3f}" in row
 
-    sized = json.loads(featx_rank(*arguments[:-1], 0, "--image-size", 64, "--json").stdout)
-    assert [row["image_size"] for row in sized] == [64]
     as_json = json.loads(featx_rank(*arguments[:-1], 0, "--json").stdout)
     assert as_json[0]["seconds_per_image"] is None
+    assert as_json[0]["image_size"] == 64
     assert as_json[0]["logme"] == pytest.approx(table["logme"][0])
 
 
