@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -220,7 +221,7 @@ def closure(by: int) -> Any:
         LogisticRegression(random_state=np.random.RandomState(1)),
         threading.Lock(),
     ],
-    ids=repr,
+    ids=lambda thing: re.sub(r" at 0x\w+", "", repr(thing), flags=re.IGNORECASE),
 )
 @pytest.mark.parametrize("name", ["augment", "random_state"])
 def test_what_cannot_be_told_from_others_is_refused_by_name(
