@@ -126,6 +126,30 @@ def test_images_that_are_made_when_taken_are_never_all_there(out: Path) -> None:
     assert read_embeddings(out).paths.tolist() == [None] * 60
 
 
+def test_labels_and_columns_that_are_made_when_taken_are_taken_once_each(
+    photos: list[str], out: Path
+) -> None:
+    taken: list[int] = []
+
+    class Numbers:
+        """Of 30 values; it would make more for whoever goes on asking."""
+
+        def __len__(self) -> int:
+            return 30
+
+        def __getitem__(self, row: int) -> int:
+            assert row < 30
+            taken.append(row)
+            return row
+
+    export_embeddings(
+        photos, out, embedder=HashEmbedder(), labels=Numbers(), further={"number": Numbers()}
+    )
+    read = read_embeddings(out)
+    assert read.target.tolist() == read.further["number"] == list(range(30))
+    assert sorted(taken) == sorted([*range(30)] * 2)
+
+
 @pytest.mark.parametrize(
     "kind", [tuple, np.array, pd.Series, lambda paths: [Path(p) for p in paths]]
 )

@@ -47,8 +47,8 @@ def make_annotations(
             raise InputError(
                 f"Got {len(values)} values of {name!r} for {n_images} images, expected one for each"
             )
-    columns = {} if labels is None else {LABEL: label_column(labels)}
-    columns |= {name: extra_column(name, values) for name, values in extras.items()}
+    columns = {} if labels is None else {LABEL: label_column(_taken(labels))}
+    columns |= {name: extra_column(name, _taken(values)) for name, values in extras.items()}
     return {name: _plain(column) for name, column in columns.items()}
 
 
@@ -85,6 +85,13 @@ def fit_types(
             "expected the same"
         )
     return {name: _cast(name, column, stored[name]) for name, column in annotations.items()}
+
+
+def _taken(values: Sequence[Any]) -> Sequence[Any]:
+    # What makes its values when they are taken need not know where they end.
+    if isinstance(values, list | tuple) or hasattr(values, "__array__"):
+        return values
+    return [values[row] for row in range(len(values))]
 
 
 def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
