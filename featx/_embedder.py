@@ -287,10 +287,6 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         Extraction
             ``vectors``, ``digests`` and ``failures``.
 
-        Raises
-        ------
-        ImageDecodeError, InputError, StaleEmbedderError
-            As `transform` does.
         """
         items = checked_images(X)
         stream = self._open_stream()
@@ -332,8 +328,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         Raises
         ------
         ImageDecodeError, InputError, StaleEmbedderError
-            As `transform` does, but also where all images are unreadable, nothing is raised with
-            ``on_error="nan"``.
+            As `transform` does; with ``on_error="nan"`` all images may be unreadable.
         """
         items = X if is_made_on_demand(X) and len(X) else checked_images(X)
         yield from self._open_stream(use_cache=use_cache).parcels(items, advance, skip=skip)

@@ -49,11 +49,10 @@ if TYPE_CHECKING:
 
     Skip = Callable[[int, Sequence[Any], list[bytes | None]], NDArray[np.bool_] | None]
 
-# Images that one claim holds at most: a crash loses no more than the claims under way.
+# A crash loses no more than the claims under way.
 _LARGEST_CLAIM = 256
 
-# Parcels that are computed or wait to be handed on: as many images as keep the largest batches
-# full, and no more bytes than a laptop has to spare.
+# Parcels that are computed or wait to be handed on: enough to keep the largest batches full.
 _OPEN_IMAGES = 2048
 _OPEN_BYTES = 256 * 2**20
 
@@ -69,16 +68,11 @@ class EmbeddingStream:
     recipe, cache
         What is computed and how, and where it is kept.
     num_workers : int
-        Threads that read and decode. With 0 everything happens in the calling thread, and nothing
-        between two parcels.
+        Threads that read and decode. With 0 everything happens in the calling thread.
     threads : int
         Threads that the network computes with.
-    limits : Limits
-        The largest images that are read.
     stop_at_failure : bool
         Raise the `ImageDecodeError` of the lowest row instead of noting failures.
-    use_cache : bool
-        False computes every image anew and keeps nothing, by the same runtime: to measure it.
     """
 
     def __init__(
@@ -115,19 +109,10 @@ class EmbeddingStream:
     ) -> Generator[Parcel]:
         """Embed images; where they are no list, each is taken when its parcel is read.
 
-        Parameters
-        ----------
-        items : sequence
-            Paths, bytes, PIL images, arrays or tensors.
-        advance : callable
-            Is told how many images are done, and how many of them were found.
-        skip : callable, optional
-            Is asked with a row, the items from there on and their digests, for which of them
-            nothing is to be computed.
-        out : ndarray of float32, shape (n_images, dimension), optional
-            Is filled; the vectors of the parcels are views of it.
-        use_memo : bool
-            Whether files that have not changed are known without reading them.
+        ``advance`` is told how many images are done, and how many of them were found; ``skip`` is
+        asked with a row, the items from there on and their digests, for which of them nothing is
+        to be computed; ``out``, float32 of shape (n_images, dimension), is filled where it is
+        given, and the vectors of the parcels are views of it.
 
         Raises
         ------
@@ -139,7 +124,8 @@ class EmbeddingStream:
         row, memo = 0, self.stores.memo if use_memo else None
         while True:
             try:
-                with closing(self._run(items, advance, skip, out, row, memo)) as parcels:
+                run = _Run(self, items, advance, skip, out, row, memo)
+                with closing(run.parcels()) as parcels:
                     for parcel in parcels:
                         row = parcel.start + len(parcel.items)
                         yield parcel
@@ -169,20 +155,6 @@ class EmbeddingStream:
                 break
             advance = no_progress  # what is done again has been counted
         return Extraction(vectors, digests, tuple(failures))
-
-    def _run(
-        self,
-        items: Sequence[Any],
-        advance: Advance,
-        skip: Skip | None,
-        out: NDArray[np.float32] | None,
-        start: int,
-        memo: StatMemo | None,
-    ) -> Generator[Parcel]:
-        run = _Run(self, items, advance, skip, out, start, memo)
-        if self.num_workers:
-            return hand_on_from_a_thread(run.steps, run.outlet)
-        return run.in_this_thread()
 
     def parcel_images(self, n_images: int) -> int:
         """Return how many images a parcel takes: few of few, so that other workers share them."""
@@ -231,8 +203,11 @@ class _Run:
         self._taps = recipe.taps if not stream.stores.tables else recipe.all_taps
         self.outlet = Outlet(max(_OPEN_IMAGES, 8 * recipe.plan.batch_size), _OPEN_BYTES)
 
-    def in_this_thread(self) -> Generator[Parcel]:
-        """Yield the parcels; nothing is under way while one is handed on."""
+    def parcels(self) -> Generator[Parcel]:
+        """Yield the parcels; without threads nothing is under way while one is handed on."""
+        if self._stream.num_workers:
+            yield from hand_on_from_a_thread(self.steps, self.outlet)
+            return
         try:
             with closing(self.steps()) as steps:
                 for _ in steps:
@@ -422,11 +397,12 @@ class _Run:
             for digest in later:
                 for lacking in parcel.lacking:
                     lacking.pop(digest, None)
-            self._session.forget(d for d in later if self._first_row(d) > self._stop_row)
-
-    def _first_row(self, digest: bytes) -> int:
-        waiting = self._waiting.get(digest)
-        return -1 if waiting is None else waiting[0].rows[digest][0]
+            self._session.forget(
+                digest
+                for digest in later
+                if digest in self._waiting
+                and self._waiting[digest][0].rows[digest][0] > self._stop_row
+            )
 
     def _open_runtime(self, taps: tuple[Tap, ...]) -> Runtime:
         recipe, stream = self._stream.recipe, self._stream
