@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,11 +111,10 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _check_parameters(self) -> None:
         sizes = self.hidden_layer_sizes
-        if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        is_sequence = isinstance(sizes, Sequence) and not isinstance(sizes, str)
+        if not is_sequence or not all(map(_is_unit_count, sizes)):
             expected = "a sequence of numbers of units, such as (256,), or ()"
             raise refuse("hidden_layer_sizes", sizes, expected)
-        for size in sizes:
-            check_whole_number("hidden_layer_sizes", size, 1)
         for name in ("epochs", "batch_size", "patience"):
             check_whole_number(name, getattr(self, name), 1)
         for name in ("dropout", "label_smoothing"):
@@ -179,6 +179,10 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
         self.kept_epoch_ = outcome.kept_epoch + 1
 
 
+def _is_unit_count(size: Any) -> bool:
+    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0
+
+
 # A step of so many weights takes about as long as handing it to another thread.
 _SMALL = 10**6
 
@@ -189,12 +193,6 @@ def fitting_threads(head: nn.Module) -> Iterator[None]:
 
     Its products are too small to share: several threads make nothing faster, and where other
     processes want the cores they wait for each other at every step.
-
-    Parameters
-    ----------
-    head : torch.nn.Module
-        What is trained. The number of threads is put back after the block, to what it was before
-        the first one where several train at the same time.
 
     Examples
     --------

@@ -38,25 +38,7 @@ _OPTIMIZER = "optimizer."
 
 @dataclass
 class TrainingState:
-    """What there is to know of a training between two epochs.
-
-    Attributes
-    ----------
-    model : dict of str to Tensor
-        The tensors that training changes.
-    optimizer : dict
-        Its ``state_dict()``.
-    scaler : dict
-        The ``state_dict()`` of the scaler of float16 gradients.
-    history : list of dict
-        The losses of each epoch that is done.
-    seed : int
-        Of all that is random.
-    best_epoch : int
-        The epoch, from 0, whose weights are the best.
-    best : dict of str to Tensor
-        They.
-    """
+    """What there is to know of a training between two epochs."""
 
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
@@ -69,13 +51,6 @@ class TrainingState:
 
 class Checkpoint:
     """The checkpoint of one training.
-
-    Parameters
-    ----------
-    folder : path
-        Where the folders of trainings lie; made where it does not exist.
-    description : dict
-        Everything that decides the result, as plain JSON types.
 
     Raises
     ------
@@ -235,17 +210,6 @@ def write_labelled_weights(
     network: dict[str, Any],
 ) -> None:
     """Write tensors and classes; the file is whole or absent.
-
-    Parameters
-    ----------
-    file : path
-        Ends in ``.safetensors``.
-    tensors : dict of str to Tensor
-        Of the network.
-    classes : ndarray
-        Of strings, numbers or booleans.
-    network : dict
-        What a classifier that loads them must share, as plain JSON types.
 
     Raises
     ------

@@ -60,26 +60,11 @@ def describe_training(
 ) -> dict[str, Any]:
     """Return everything that decides what comes of a training, as plain JSON types.
 
-    Parameters
-    ----------
-    parameters : mapping
-        Of the classifier.
-    backbone : FrozenBackbone
-        What it begins with.
-    images_digest : str
-        As `digest_images` returns it.
-    classes, codes : ndarray
-        As `featx._labels.sort_classes` returns them.
-    drawn : bool
-        Whether the backbone's weights were drawn with a seed that only the checkpoint knows.
-
-    Returns
-    -------
-    dict
+    The weights of a backbone that is `drawn` with a seed that only the checkpoint knows are others
+    at each fit: what draws them stands for them.
     """
     described = backbone.describe(Tap(PENULTIMATE, "avg"))
     if drawn:
-        # With a seed that is drawn at each fit the weights are others, but what draws them is not.
         described["weights_sha256"] = identify(parameters["backbone"], "backbone")
     return {
         "backbone": described,
@@ -99,13 +84,6 @@ def identify(value: Any, name: str, _around: tuple[int, ...] = ()) -> Any:
 
     Plain values and what consists of them are written out, functions and classes named by their
     address, other objects by their class and their state, as pickle takes it.
-
-    Parameters
-    ----------
-    value : object
-        The parameter, or something inside it.
-    name : str
-        The parameter, for an error.
 
     Raises
     ------
@@ -203,20 +181,6 @@ def _no_identity(name: str, value: Any) -> InputError:
 
 def digest_images(items: Sequence[Any], limits: Limits, num_workers: int) -> str:
     """Return the digest of the contents of some images, in their order.
-
-    Parameters
-    ----------
-    items : sequence
-        What `featx._images.sources.as_image_list` returns.
-    limits : Limits
-        The largest that are read.
-    num_workers : int
-        Threads that read.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
 
     Raises
     ------

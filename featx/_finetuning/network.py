@@ -32,19 +32,6 @@ class FineTuningNetwork(nn.Module):
 
     A frozen module stays in eval mode, so that the statistics of its BatchNorm do not move and its
     dropout lets everything through; its parameters have no gradients.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network, its classifier replaced.
-    preprocessing : Preprocessing
-        Its recipe for images.
-    classifier : str
-        The name of its classifier.
-    trained : iterable of str
-        The names of the modules that are trained, as ``named_modules()`` gives them.
-    batch_norm : str
-        One of `BATCH_NORMS`: whether the statistics of their BatchNorms move.
     """
 
     def __init__(
@@ -193,21 +180,6 @@ def build_head(
     ReLU; dropout stands before every linear layer, as in the heads of VGG16 (Simonyan and
     Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015).
 
-    Parameters
-    ----------
-    n_features, n_classes : int
-        Length of the vectors that it takes, and of the logits.
-    hidden_layer_sizes : sequence of int
-        Units of each hidden layer.
-    dropout : float
-        Share of the inputs that are dropped in training.
-    on_maps : bool
-        Whether it takes maps (n, n_features, rows, columns): its layers are 1 x 1 convolutions.
-
-    Returns
-    -------
-    torch.nn.Module
-
     Examples
     --------
     >>> build_head(1280, 10)
@@ -264,19 +236,6 @@ def replace_classifier(
     n_features: int | None = None,
 ) -> None:
     """Put a new head in the place of a network's classifier.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network; changed.
-    classifier : str
-        The name of its classifier.
-    n_classes : int
-        Of the new one.
-    hidden_layer_sizes, dropout
-        As `build_head` takes them.
-    n_features : int, optional
-        Length of the vector that the classifier takes, where it does not say so itself.
 
     Raises
     ------

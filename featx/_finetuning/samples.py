@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -88,14 +88,7 @@ def find_augmentation(augment: Any, image_size: int) -> Augmentation | None:
 
     ``"light"`` takes 70 to 100 % of the area, at ratios from 3:4 to 4:3, and mirrors every second
     image: a mild form of the crops of Szegedy et al. ("Going deeper with convolutions", CVPR 2015).
-
-    Parameters
-    ----------
-    augment : None, "light" or callable
-        A callable is a transform of torchvision v2, or anything else that maps uint8 (3, side,
-        side) to the same and draws its random numbers from torch.
-    image_size : int
-        The side.
+    A callable draws its random numbers from torch, as the transforms of torchvision v2 do.
 
     Raises
     ------
@@ -144,14 +137,6 @@ def augmented(augmentation: Augmentation, pixels: torch.Tensor) -> torch.Tensor:
 
 # Enough to hide a slow image, few enough that memory does not grow with the number of images.
 _BATCHES_AHEAD = 2
-
-
-class Samples(Protocol):
-    """What a network takes, one row per sample."""
-
-    def stream(self, rows: Sequence[int], batch_size: int) -> Generator[torch.Tensor]:
-        """Yield the values of some rows, one after the other."""
-        ...
 
 
 class VectorSamples:
@@ -248,6 +233,9 @@ class ImageSamples:
                 yield len(batch), pixels
 
 
+Samples = VectorSamples | ImageSamples
+
+
 class Portion:
     """Some rows of the samples with their labels: one iteration is one epoch of batches.
 
@@ -321,15 +309,6 @@ def split_rows(
     codes: np.ndarray, classes: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that are trained on, and those that are held out; each class is in both.
-
-    Parameters
-    ----------
-    codes, classes : ndarray
-        As `featx._labels.sort_classes` returns them.
-    fraction : float
-        Share that is held out.
-    seed : int
-        Decides which.
 
     Raises
     ------

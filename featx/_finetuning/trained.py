@@ -247,19 +247,8 @@ def open_backbone(
 ) -> FrozenBackbone:
     """Return the network that training begins with, and its recipe for images.
 
-    Parameters
-    ----------
-    backbone : str, FrozenBackbone, torch.nn.Module, or callable
-        A callable, such as the module's class, is called without arguments, its random weights
-        being drawn with the seed.
-    weights : str or None
-        Of a named network.
-    image_size : int or None
-        Of a named network or a bare module.
-    preprocessing : Preprocessing or None
-        Of a bare module.
-    seed : int
-        Of random weights.
+    Of a class or function, which is called without arguments, random weights are drawn with the
+    seed.
 
     Raises
     ------
@@ -330,26 +319,6 @@ def assemble_network(
     batch_norm: str = "auto",
 ) -> FineTuningNetwork:
     """Return a copy of a backbone with a new classifier, some of its modules to be trained.
-
-    Parameters
-    ----------
-    backbone : FrozenBackbone
-        It is not changed.
-    unfreeze : "head", "all", int, str or sequence of str
-        As `featx._finetuning.unfreezing.modules_to_train` takes it.
-    n_classes : int
-        Logits of the new classifier.
-    hidden_layer_sizes, dropout
-        As `featx._finetuning.network.build_head` takes them.
-    seed : int
-        Of the weights of the new classifier.
-    batch_norm : str
-        As `FineTuningNetwork` takes it.
-
-    Returns
-    -------
-    FineTuningNetwork
-        On the CPU.
 
     Raises
     ------

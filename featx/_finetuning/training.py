@@ -52,32 +52,7 @@ class DivergedError(Exception):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a network is trained.
-
-    Attributes
-    ----------
-    epochs : int
-        At most so many.
-    optimizer : str
-        One of `OPTIMIZERS`.
-    learning_rate, backbone_learning_rate : float
-        Of the head, and of the rest.
-    schedule : str
-        One of `SCHEDULES`.
-    weight_decay, label_smoothing : float
-    class_weights : Tensor or None
-        Weight of each class in the loss.
-    patience : int or None
-        Epochs without a better validation loss after which it ends; None ends never early.
-    precision : str
-        What is computed in.
-    device : str
-        Where.
-    seed : int
-        Of all that is random.
-    progress : bool or "auto"
-        Whether a bar shows how far it has come.
-    """
+    """How a network is trained; ``patience=None`` never ends early."""
 
     epochs: int
     optimizer: str
@@ -112,26 +87,8 @@ def train(
 ) -> Outcome:
     """Train a network.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network; it has the kept weights afterwards, is in eval mode and on the CPU.
-    is_head : callable
-        Whether a parameter, by its name, is of the head.
-    training : Portion
-        What it learns from.
-    validation : Portion or None
-        What tells the best epoch.
-    plan : TrainingPlan
-        How.
-    checkpoint : Checkpoint, optional
-        Where its state is written after each epoch, and found again.
-
-    Returns
-    -------
-    Outcome
-        With a validation portion the weights of the epoch with the lowest validation loss are
-        kept, else those of the last one.
+    Afterwards it is in eval mode, on the CPU, and has the kept weights: of the epoch with the
+    lowest validation loss or, without a validation portion, of the last one.
 
     Raises
     ------
@@ -364,22 +321,6 @@ def group_parameters(
 
     Biases and the scales of normalising layers are not decayed, as is usual (He et al., "Bag of
     tricks for image classification with convolutional neural networks", CVPR 2019, section 3.1).
-
-    Parameters
-    ----------
-    named_parameters : iterable of (str, Parameter)
-        Of the network; frozen ones are left out.
-    is_head : callable
-        Whether a parameter, by its name, is of the head.
-    learning_rate, backbone_learning_rate : float
-        Of the head, and of the rest.
-    weight_decay : float
-        Of the tensors that are decayed.
-
-    Returns
-    -------
-    list of dict
-        Without empty groups.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:

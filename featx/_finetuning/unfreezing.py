@@ -26,25 +26,8 @@ def modules_to_train(
 ) -> frozenset[str]:
     """Return the names of the modules that a choice of ``unfreeze`` trains.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network.
-    unfreeze : "head", "all", int, str or sequence of str
-        The classifier alone, everything, the last so many stages (a negative number: all but the
-        first so many), or modules by their dotted names with all that is in them. The classifier
-        is always trained.
-    classifier : str
-        The name of the classifier.
-    outputs : mapping of str to tuple of int
-        The shape of each module's output, in the order in which they end, as
-        `featx._backbones.probe.probe_network` finds them.
-    backbone : str
-        What to call the network in an error.
-
-    Returns
-    -------
-    frozenset of str
+    The classifier is always one of them. `outputs` has the shape of each module's output, in the
+    order in which they end, as `featx._backbones.probe.probe_network` finds them.
 
     Raises
     ------
@@ -117,19 +100,6 @@ def list_stages(
     block of the longest sequence of blocks. What runs behind the last stage belongs to it, what is
     never called to the module around it. The classifier is in none of them; a stage without
     parameters belongs to the one before it.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network.
-    classifier : str
-        The name of its classifier.
-    outputs : mapping of str to tuple of int
-        As `modules_to_train` takes them.
-
-    Returns
-    -------
-    list of list of str
     """
     order = {name: number for number, name in enumerate(outputs)}
     ends = sorted(order[name] for name in _stage_ends(module, classifier, outputs))

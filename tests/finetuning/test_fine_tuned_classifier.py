@@ -170,7 +170,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["script", "notebook"])
+@pytest.mark.parametrize("kind", [pytest.param("script", marks=pytest.mark.slow), "notebook"])
 def test_a_module_of_a_script_or_notebook_goes_through_two_processes(
     kind: str, tmp_path: Path
 ) -> None:

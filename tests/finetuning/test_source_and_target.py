@@ -54,11 +54,12 @@ def test_the_frozen_network_is_a_copy() -> None:
     images, labels = make_images(12)
     source = FineTunedClassifier(**OWN, epochs=1).fit(images, labels)
     backbone = source.freeze()
-    expected = ImageEmbedder(backbone, device="cpu", cache=None).transform(images)
+    settings: dict[str, Any] = {"device": "cpu", "runtime": "torch", "cache": None}
+    expected = ImageEmbedder(backbone, **settings).transform(images)
     with torch.no_grad():
         for parameter in source.network_.parameters():
             parameter.zero_()
-    again = ImageEmbedder(backbone, device="cpu", cache=None).transform(images)
+    again = ImageEmbedder(backbone, **settings).transform(images)
     assert again.tobytes() == expected.tobytes()
     assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
 
@@ -96,7 +97,7 @@ def test_first_layers_of_the_source_stay_frozen_in_a_training_for_the_target() -
 def test_a_frozen_network_goes_through_pickle_and_clone() -> None:
     images, labels = make_images(8)
     backbone = FineTunedClassifier(**NAMED, epochs=1).fit(images, labels).freeze()
-    embedder = ImageEmbedder(backbone, device="cpu")
+    embedder = ImageEmbedder(backbone, device="cpu", runtime="torch")
     expected = embedder.fit_transform(images)
     for same in (pickle.loads(pickle.dumps(embedder)), clone(embedder)):
         assert same.fit_transform(images).tobytes() == expected.tobytes()

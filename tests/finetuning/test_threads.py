@@ -65,7 +65,7 @@ from featx import FineTunedClassifier
 torch.set_num_threads(2)
 images, labels = make_images(12)
 first = FineTunedClassifier(**OWN, epochs=1).fit(images, labels).predict_proba(images)
-torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # OpenMP's threads are there now
+torch.ones(500, 500) @ torch.ones(500, 500)  # OpenMP's threads are there now
 if os.fork() == 0:
     signal.alarm(60)
     threads = torch.get_num_threads()
