@@ -345,7 +345,8 @@ def test_open_shards_and_released_claims_hold_no_descriptors(table: EmbeddingTab
     before = len(list(Path("/proc/self/fd").iterdir()))
     run(table, digests, limit=1)
     assert table.lookup(digests)[0].all()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    # Fewer are no leak: those of an earlier test may be collected meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 # Claims, as far as one process shows them
