@@ -223,7 +223,7 @@ FAULTS = [
     ),
     Fault(
         "probability-of-another-class",
-        "_prediction.py:predict_images",
+        "_prediction.py:_predict_parcel",
         "np.arange(len(rows)), places]",
         "np.arange(len(rows)), 0]",
         "tests/test_selection.py",
