@@ -355,13 +355,12 @@ def test_what_somebody_else_reads_is_not_folded(
 
 
 @settings(
-    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     n_images=st.integers(1, 40),
-    threads=st.sampled_from([1, 3]),
+    threads=st.sampled_from([1, 2, 4, 8]),
     workers=st.sampled_from([None, 0, 1, 3]),
     batch_size=st.sampled_from(["auto", 4]),
     views=st.sampled_from(["center", "flip"]),
@@ -459,24 +458,19 @@ def test_what_is_said_of_a_packaged_network_is_what_it_is(
 
 
 def test_with_a_kept_graph_the_network_is_never_built(tmp_path: Path) -> None:
-    code = f"""
+    # Another process, this one, has exported it.
+    ImageEmbedder(device="cpu", cache=tmp_path).fit_transform(np.zeros((1, 40, 40, 3), np.uint8))
+    code = """
 import sys
 import numpy as np
 from featx import ImageEmbedder
-seed = int(sys.argv[1])
-images = np.random.default_rng(seed).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
-embedder = ImageEmbedder(device="cpu", cache={str(tmp_path)!r}).set_output(transform="pandas")
-embedder.fit_transform(images)
+images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+embedder = ImageEmbedder(device="cpu", cache=sys.argv[1]).set_output(transform="pandas")
+assert embedder.fit_transform(images).shape == (3, 1280)
 print("timm" in sys.modules)
 """
-    printed = [
-        subprocess.run(
-            [sys.executable, "-c", code, seed],
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=True,
-        ).stdout
-        for seed in "01"
-    ]
-    assert printed == ["True\n", "False\n"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        capture_output=True, text=True, timeout=180, check=True,
+    )  # fmt: skip
+    assert done.stdout == "False\n"
