@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 # Few examples of each law in the normal run; many with --hypothesis-profile=long.
-settings.register_profile("normal", max_examples=8)
+settings.register_profile("normal", max_examples=6)
 settings.register_profile("long", max_examples=300)
 settings.load_profile("normal")
 

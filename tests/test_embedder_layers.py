@@ -59,20 +59,20 @@ def test_several_layers_are_the_concatenation_of_each(images: np.ndarray, runtim
         **TINY,
         runtime=runtime,
         cache=None,
-        layers=["penultimate", "blocks.2", "blocks.3"],
-        pooling=["avg", "grid2", "max"],
+        layers=["penultimate", "blocks.2"],
+        pooling=["avg", "grid2"],
     )
     embeddings = together.fit_transform(images)
     alone = [
         ImageEmbedder(**TINY, runtime=runtime, cache=None, layers=layer, pooling=pooling)
-        for layer, pooling in (("penultimate", "avg"), ("blocks.2", "grid2"), ("blocks.3", "max"))
+        for layer, pooling in (("penultimate", "avg"), ("blocks.2", "grid2"))
     ]
     np.testing.assert_array_equal(embeddings, np.hstack([one.transform(images) for one in alone]))
     names = together.get_feature_names_out()
     assert len(names) == len(set(names)) == embeddings.shape[1] == together.n_features_out_
     assert list(names) == [name for one in alone for name in one.get_feature_names_out()]
     fingerprints = {one.fit(images).recipe_ for one in [together, *alone]}
-    assert len(fingerprints) == 4
+    assert len(fingerprints) == 3
 
 
 def test_a_layer_is_one_row_of_the_cache_whoever_asked_for_it(
@@ -121,7 +121,7 @@ def test_a_list_among_choices_is_several_layers_and_a_tuple_is_a_pair() -> None:
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_search_over_four_layers_three_heads_and_five_folds_costs_one_forward_an_image(
+def test_a_search_over_four_layers_two_heads_and_five_folds_costs_one_forward_an_image(
     make_image_folder: Callable[..., Path],
     private_cache: Path,
     forwards: list[int],
@@ -129,7 +129,7 @@ def test_a_search_over_four_layers_three_heads_and_five_folds_costs_one_forward_
 ) -> None:
     photos = load_image_folder(make_image_folder({"red": 20, "green": 20}))
     search = head_search(
-        ["logistic_regression", "linear_svm", "k_nearest_neighbors"],
+        ["logistic_regression", "k_nearest_neighbors"],
         embedder=ImageEmbedder(**TINY),
         layers=CHOICES,
         cv=5,

@@ -24,8 +24,8 @@ def measure(way: str, rows: int, folder: Path) -> dict[str, float]:
     return figures
 
 
-def test_ten_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
-    few, many = (measure("dataset", rows, tmp_path)["peak_mb"] for rows in (3_000, 30_000))
+def test_eight_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
+    few, many = (measure("dataset", rows, tmp_path)["peak_mb"] for rows in (1_500, 12_000))
     assert many < 1.1 * few
 
 
