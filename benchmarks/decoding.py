@@ -22,9 +22,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from featx._images.decode import decode_content
+from featx._images.faults import no_warnings
+from featx._images.folders import find_images
 from featx._images.preprocess import Preprocessing
-from featx._images.silence import warnings_silenced
-from featx._images.sources import find_images, read_content
+from featx._images.sources import read_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(1)
     paths = find_images(options.folder)[0][: options.images]
     rounds = []
-    with warnings_silenced():  # torchvision announces the end of its decoders at every call
+    with no_warnings:  # torchvision announces the end of its decoders at every call
         for _ in range(options.rounds + 1):
             rounds.append((rate(featx, paths), rate(bare, paths)))
     rounds = rounds[1:]  # the first one warms up

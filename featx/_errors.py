@@ -123,6 +123,18 @@ class PrecisionWarning(UserWarning):
     """A lower precision moves the vectors of this network away from those of float32."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what an error of the system or of a library says, on one line.
+
+    Examples
+    --------
+    >>> reason_of(PermissionError(13, "Permission denied", "a.jpg")), reason_of(MemoryError())
+    ('Permission denied', 'MemoryError')
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence part that offers the known names nearest to a mistyped one.
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from featx._backbones.embedding_network import EmbeddingNetwork
-from featx._backbones.lock import network_lock
 from featx._backbones.modules import copy_frozen, named_tensors, structure_sha256
 from featx._backbones.pooling import count_cells, pool
 from featx._backbones.probe import TapLocator
@@ -29,6 +28,7 @@ from featx._backbones.weights import tensors_sha256
 from featx._checks import refuse
 from featx._errors import InputError
 from featx._images.preprocess import Preprocessing, count_views
+from featx._locks import lock_of_process
 from featx._public import public
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class FrozenBackbone:
     @property
     def module(self) -> nn.Module:
         """The network, in eval mode, without gradients, on the CPU, in float32."""
-        with network_lock():
+        with lock_of_process("network"):
             if isinstance(self._module, UnbuiltNetwork):
                 self._module = copy_frozen(self._module.build())
             return self._module
@@ -258,7 +258,7 @@ class FrozenBackbone:
             same object for the same taps; all share their tensors.
         """
         key = tuple(taps)
-        with network_lock():
+        with lock_of_process("network"):
             if key not in self._networks:
                 plans = [self._locator.plan(tap)[0] for tap in key]
                 self._networks[key] = EmbeddingNetwork(self.module, self.preprocessing, plans)
@@ -410,7 +410,7 @@ class FrozenBackbone:
 
     @property
     def _locator(self) -> TapLocator:
-        with network_lock():
+        with lock_of_process("network"):
             if self._lazy_locator is None:
                 side = self.preprocessing.image_size
                 self._lazy_locator = TapLocator(self.module, side, self._penultimate, self.name)

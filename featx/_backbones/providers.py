@@ -14,7 +14,6 @@ from featx._backbones.catalog import PACKAGED, TIMM_PREFIX, TORCHVISION_PREFIX
 from featx._backbones.downloads import obtain_weights
 from featx._backbones.fitting import check_finite, load_tensors
 from featx._backbones.frozen import FrozenBackbone, UnbuiltNetwork
-from featx._backbones.lock import network_lock
 from featx._backbones.weights import (
     WEIGHTS_SUFFIXES,
     WeightsFile,
@@ -25,6 +24,7 @@ from featx._backbones.weights import (
 from featx._checks import check_whole_number, refuse
 from featx._errors import InputError, WeightsError
 from featx._images.preprocess import Preprocessing
+from featx._locks import lock_of_process
 from featx._public import public
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def load_backbone(
     check_whole_number("image_size", image_size, 1, also=[None])
     size = None if image_size is None else int(image_size)
     name, choice = _choose_weights(name, weights)
-    with network_lock():
+    with lock_of_process("network"):
         if name in PACKAGED and choice == DEFAULT_WEIGHTS:
             file = obtain_weights(name, PACKAGED[name].published)
             return _load_packaged(name, size, _FileVersion.of(file))

@@ -135,7 +135,8 @@ def _is_table(images: Path) -> bool:
 
 def load_labelled(images: Path, path_column: str, label_column: str) -> Any:
     """Return the images and labels of a folder, an archive or a table."""
-    from featx._images.sources import load_image_folder, load_manifest
+    from featx._images.folders import load_image_folder
+    from featx._images.manifests import load_manifest
 
     if _is_table(images):
         return load_manifest(images, path_column=path_column, label_column=label_column)
@@ -154,8 +155,8 @@ class Found:
 
 def load_unlabelled(images: Path, path_column: str, label_column: str | None) -> Found:
     """Return the images of anything that a command takes, and what stands beside them."""
-    from featx._images.folders import IMAGE_SUFFIXES
-    from featx._images.sources import find_images, load_manifest, load_path_list
+    from featx._images.folders import IMAGE_SUFFIXES, find_images
+    from featx._images.manifests import load_manifest, load_path_list
 
     if images == Path("-"):
         return Found(load_path_list(sys.stdin.buffer))

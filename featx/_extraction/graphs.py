@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from featx._images.silence import warnings_silenced
+from featx._images.faults import no_warnings
 from featx._version import __version__
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def export_onnx(network: nn.Module, rows: int, side: int) -> bytes:
     """
     example = torch.zeros(rows, 3, side, side, dtype=torch.uint8)
     # What torch says to itself while it exports is nothing that a user could act on.
-    with warnings_silenced():
+    with no_warnings:
         program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")

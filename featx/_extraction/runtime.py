@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from featx._backbones.lock import network_lock
 from featx._errors import RuntimeFallbackWarning
 from featx._extraction.graphs import find_graph, is_proven, note_proof
 from featx._extraction.precision import check_precision
+from featx._locks import lock_of_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -208,7 +208,7 @@ def open_runtime(
         When bfloat16 moves the vectors of this network.
     """
     threads = computing_threads() if threads is None else threads
-    with network_lock(), torch_threads(threads):
+    with lock_of_process("network"), torch_threads(threads):
         return _open_runtime(backbone, taps, plan, graphs, threads, os.getpid())
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import tarfile
-import threading
 import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
-from featx._errors import ImageDecodeError, InputError
+from featx._errors import ImageDecodeError, InputError, reason_of
+from featx._locks import lock_of_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
+
+    from featx._images.limits import Limits
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar",)
@@ -41,18 +43,59 @@ _DAMAGE = (
 )
 
 
-class Archive(Protocol):
-    """The files in an archive, by their names with forward slashes."""
+class ZipArchive:
+    """A zip archive, its files by their names; several threads may read it at once."""
 
-    names: Collection[str]
+    def __init__(self, path: str) -> None:
+        self._file = zipfile.ZipFile(path)
+        # A name that is stored twice means its last entry, as when the archive is unpacked.
+        self._entries = {
+            entry.filename: entry for entry in self._file.infolist() if not entry.is_dir()
+        }
+        self.names: Collection[str] = self._entries.keys()
 
     def size(self, name: str) -> int:
         """Return the number of bytes that the archive states for a file."""
-        ...
+        return self._entries[name].file_size
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file, after checking its checksum."""
+        # zipfile never unpacks more than the size that was stated and looked at.
+        return self._file.read(self._entries[name])
+
+
+class TarArchive:
+    """An uncompressed tar archive, read at its offsets, by several threads at once."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        with tarfile.open(path, "r:") as file:
+            # Links and devices inside an archive are not followed: only files have content.
+            self._entries = {
+                member.name.removeprefix("./"): (member.offset_data, member.size)
+                for member in file
+                if member.isreg() and not member.issparse()
+            }
+        self.names: Collection[str] = self._entries.keys()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def size(self, name: str) -> int:
+        """Return the number of bytes that the archive states for a file."""
+        return self._entries[name][1]
 
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
-        ...
+        offset, size = self._entries[name]
+        content = os.pread(self._descriptor, size, offset)
+        if len(content) != size:
+            raise tarfile.ReadError("the archive ends before the file does")
+        return content
+
+
+Archive: TypeAlias = ZipArchive | TarArchive
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
@@ -84,11 +127,6 @@ def split_archive_path(path: str | os.PathLike[str]) -> tuple[str, str] | None:
 def open_archive(path: str) -> Archive:
     """Return an archive; the same object as long as the file does not change.
 
-    Parameters
-    ----------
-    path : str
-        A file for which `is_archive` holds.
-
     Raises
     ------
     InputError
@@ -102,7 +140,7 @@ def open_archive(path: str) -> Archive:
         *(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns),
         os.getpid(),
     )
-    with _lock:
+    with lock_of_process("archives"):
         archive = _open.pop(key, None)
         if archive is None:
             archive = _read_archive(path)
@@ -112,17 +150,11 @@ def open_archive(path: str) -> Archive:
     return archive
 
 
-def read_member(path: str, name: str, source: str, max_bytes: int) -> bytes:
+def read_member(path: str, name: str, source: str, limits: Limits) -> bytes:
     """Return the content of a file in an archive.
 
-    Parameters
-    ----------
-    path, name : str
-        As `split_archive_path` returns them.
-    source : str
-        What to call the file in an error.
-    max_bytes : int
-        A larger file is refused before it is read.
+    `path` and `name` are what `split_archive_path` returns, `source` is what to call the file in an
+    error. The limit of bytes is for the file: the archive may have any size.
 
     Raises
     ------
@@ -136,26 +168,15 @@ def read_member(path: str, name: str, source: str, max_bytes: int) -> bytes:
         raise ImageDecodeError(source, str(error)) from error
     if name not in archive.names:
         raise ImageDecodeError(source, f"no such file in the archive {path}")
-    size = archive.size(name)
-    if size > max_bytes:
-        raise ImageDecodeError(
-            source, f"{size:,} bytes are more than the limit of {max_bytes:,} bytes"
-        )
+    limits.check_bytes(archive.size(name), source)
     try:
         return archive.read(name)
     except _DAMAGE as error:
-        raise ImageDecodeError(source, _reason(error)) from error
+        raise ImageDecodeError(source, reason_of(error)) from error
 
 
 def list_members(path: str, below: str = "") -> list[str]:
     """Return the names of the files of an archive below a folder in it, relative to that, sorted.
-
-    Parameters
-    ----------
-    path : str
-        The archive.
-    below : str
-        A folder in it; "" is all of it.
 
     Raises
     ------
@@ -169,71 +190,10 @@ def list_members(path: str, below: str = "") -> list[str]:
 
 
 _open: OrderedDict[tuple[object, ...], Archive] = OrderedDict()
-_lock = threading.Lock()
 
 
 def _read_archive(path: str) -> Archive:
-    reader: Callable[[str], Archive] = (
-        ZipArchive if path.lower().endswith(ZIP_SUFFIXES) else TarArchive
-    )
     try:
-        return reader(path)
+        return ZipArchive(path) if path.lower().endswith(ZIP_SUFFIXES) else TarArchive(path)
     except _DAMAGE as error:
-        raise InputError(f"Cannot read the archive {path}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-class ZipArchive:
-    """A zip archive; several threads may read it at once."""
-
-    def __init__(self, path: str) -> None:
-        self._file = zipfile.ZipFile(path)
-        # A name that is stored twice means its last entry, as when the archive is unpacked.
-        self._entries = {
-            entry.filename: entry for entry in self._file.infolist() if not entry.is_dir()
-        }
-        self.names: Collection[str] = self._entries.keys()
-
-    def size(self, name: str) -> int:
-        """Return the number of bytes that the archive states for a file."""
-        return self._entries[name].file_size
-
-    def read(self, name: str) -> bytes:
-        """Return the content of a file, after checking its checksum."""
-        # zipfile never unpacks more than the size that was stated and looked at.
-        return self._file.read(self._entries[name])
-
-
-class TarArchive:
-    """An uncompressed tar archive, read at its offsets; several threads may read it at once."""
-
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        with tarfile.open(path, "r:") as file:
-            # Links and devices inside an archive are not followed: only files have content.
-            self._entries = {
-                member.name.removeprefix("./"): (member.offset_data, member.size)
-                for member in file
-                if member.isreg() and not member.issparse()
-            }
-        self.names: Collection[str] = self._entries.keys()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
-
-    def size(self, name: str) -> int:
-        """Return the number of bytes that the archive states for a file."""
-        return self._entries[name][1]
-
-    def read(self, name: str) -> bytes:
-        """Return the content of a file."""
-        offset, size = self._entries[name]
-        content = os.pread(self._descriptor, size, offset)
-        if len(content) != size:
-            raise tarfile.ReadError("the archive ends before the file does")
-        return content
+        raise InputError(f"Cannot read the archive {path}: {reason_of(error)}") from error

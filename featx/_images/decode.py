@@ -42,6 +42,7 @@ caller's own warnings.
 
 from __future__ import annotations
 
+import importlib
 import io
 from typing import TYPE_CHECKING
 
@@ -56,13 +57,18 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from featx._errors import ImageDecodeError
 from featx._images.faults import library_errors
-from featx._images.heic import is_heic, open_heic
-from featx._images.jpeg import JPEG_START, JpegHeader, read_jpeg_header
+from featx._images.headers import (
+    JPEG_START,
+    JpegHeader,
+    is_heic,
+    is_webp,
+    orientation_in,
+    read_jpeg_header,
+    webp_size,
+    why_unknown,
+)
 from featx._images.limits import DEFAULT_LIMITS, Limits
-from featx._images.orientation import orientation_in, turn_upright
-from featx._images.pixels import pixels_from_array, pixels_from_pillow
-from featx._images.signatures import why_unknown
-from featx._images.webp import is_webp, webp_size
+from featx._images.pixels import pixels_from_array, pixels_from_pillow, turn_upright
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -147,7 +153,7 @@ def _pixels_from_bytes(content: bytes, source: str, limits: Limits) -> PixelArra
         return _pixels_from_jpeg(content, source, limits)
     if is_webp(content):
         limits.check_pixels(webp_size(content), source)
-    image = open_heic(content, source) if is_heic(content) else _open(content, source)
+    image = _open_heic(content, source) if is_heic(content) else _open(content, source)
     if image.format in _REFUSED_FORMATS:
         raise ImageDecodeError(source, _REFUSED_FORMATS[image.format])
     return pixels_from_pillow(image, source, limits)
@@ -163,10 +169,31 @@ def _open(content: bytes, source: str, formats: tuple[str, ...] | None = None) -
     raise ImageDecodeError(source, why_unknown(content))
 
 
+def _open_heic(content: bytes, source: str) -> Image.Image:
+    """Read the header of a HEIC file.
+
+    The image class of pillow-heif is used by itself. Registering it with Pillow, as its
+    documentation proposes, would change what ``PIL.Image.open`` reads for everyone in the process.
+    """
+    try:
+        plugin = importlib.import_module("pillow_heif")
+    except ImportError:
+        raise ImageDecodeError(
+            source, "HEIC needs the package pillow-heif: pip install 'featx[heic]'"
+        ) from None
+    with library_errors(source):
+        image: Image.Image = plugin.HeifImageFile(io.BytesIO(content))
+    return image
+
+
 def _pixels_from_jpeg(content: bytes, source: str, limits: Limits) -> PixelArray:
     header = read_jpeg_header(content) or _header_read_by_pillow(content, source)
     limits.check_pixels(header.size, source)
-    _check_scans(header, source, limits)
+    width, height = header.size
+    if width * height * header.n_scans > _SCANS_OF_THE_LARGEST_IMAGE * limits.max_pixels:
+        raise ImageDecodeError(
+            source, f"{header.n_scans:,} scans of {width} x {height} pixels would take too long"
+        )
     with library_errors(source):
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB)
@@ -179,11 +206,3 @@ def _header_read_by_pillow(content: bytes, source: str) -> JpegHeader:
     image = _open(content, source, formats=("JPEG",))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     return JpegHeader(image.size, exif, n_scans=content.count(b"\xff\xda"))
-
-
-def _check_scans(header: JpegHeader, source: str, limits: Limits) -> None:
-    width, height = header.size
-    if width * height * header.n_scans > _SCANS_OF_THE_LARGEST_IMAGE * limits.max_pixels:
-        raise ImageDecodeError(
-            source, f"{header.n_scans:,} scans of {width} x {height} pixels would take too long"
-        )

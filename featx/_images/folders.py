@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -68,19 +68,19 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
     ['1.jpg', '1.jpg']
     """
     root = os.fspath(folder)
-    listing = _list_archive(root) if _in_archive(root) else _list_folder(_existing_folder(root))
-    classes = {name: images for name, images in listing.classes.items() if images}
-    if not classes and listing.unlabelled:
+    in_archive = _is_in_archive(root)
+    classes, unlabelled, others = _list_archive(root) if in_archive else _list_folder(root)
+    if not classes and unlabelled:
         raise InputError(
-            f"Expected one subfolder for each class in {root}, got {len(listing.unlabelled)} "
+            f"Expected one subfolder for each class in {root}, got {len(unlabelled)} "
             "images but none: sort them into class folders, or use find_images or `featx embed`, "
             "which take flat folders."
         )
     if not classes:
-        raise InputError(_no_images(root, listing.skipped))
+        raise InputError(_no_images(root, others))
     paths = [path for images in classes.values() for path in images]
     labels = [name for name, images in classes.items() for _ in images]
-    skipped = sorted(listing.skipped + listing.unlabelled, key=_parts)
+    skipped = sorted(others + unlabelled, key=_parts)
     return bunch_of_images(paths, labels, return_X_y=return_X_y, skipped=skipped)
 
 
@@ -116,10 +116,7 @@ def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     ['1.jpg', '2.PNG']
     """
     root = os.fspath(folder)
-    if _in_archive(root):
-        paths, skipped = _find_in_archive(root)
-    else:
-        paths, skipped = _find_below(_existing_folder(root))
+    paths, skipped = _find_in_archive(root) if _is_in_archive(root) else _find_below(root)
     if not paths:
         raise InputError(_no_images(root, skipped))
     return paths, skipped
@@ -140,45 +137,45 @@ def bunch_of_images(
     return Bunch(data=data, paths=data, target=target, target_names=target_names, **attributes)
 
 
-@dataclass
-class _Listing:
-    """What is in a folder of class folders: images by class, images beside them, and the rest."""
-
-    classes: dict[str, list[str]] = field(default_factory=dict)
-    unlabelled: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+_Listing: TypeAlias = tuple[dict[str, list[str]], list[str], list[str]]
+"""What is in a folder of class folders: images by class, images beside them, and the rest."""
 
 
 def _list_folder(root: str) -> _Listing:
-    listing = _Listing()
-    for entry in _entries(root):
-        if entry.name.startswith("."):
-            listing.skipped.append(entry.path)
-        elif _is_folder(entry):
-            images, others = _find_below(entry.path, root)
-            listing.classes[entry.name] = images
-            listing.skipped += others if images else [entry.path, *others]
-        elif _is_image_file(entry):
-            listing.unlabelled.append(entry.path)
-        else:
-            listing.skipped.append(entry.path)
-    return listing
+    classes: dict[str, list[str]] = {}
+    folders, unlabelled, skipped = _scan(root)
+    for folder in folders:
+        images, others = _find_below(folder, root)
+        if images:
+            classes[Path(folder).name] = images
+        skipped += others if images else [folder, *others]
+    return classes, unlabelled, skipped
 
 
 def _list_archive(root: str) -> _Listing:
-    listing = _Listing()
-    images, listing.skipped = _find_in_archive(root)
+    classes: dict[str, list[str]] = {}
+    unlabelled: list[str] = []
+    images, skipped = _find_in_archive(root)
     for path in images:
         label, *below = Path(path).relative_to(root).parts
-        if below:
-            listing.classes.setdefault(label, []).append(path)
-        else:
-            listing.unlabelled.append(path)
-    return listing
+        (classes.setdefault(label, []) if below else unlabelled).append(path)
+    return classes, unlabelled, skipped
 
 
-def _in_archive(root: str) -> bool:
-    return is_archive(root) or (not Path(root).exists() and split_archive_path(root) is not None)
+def _is_in_archive(root: str) -> bool:
+    """Tell whether a path is an archive or goes into one; if not, it must be a folder."""
+    if is_archive(root) or (not Path(root).exists() and split_archive_path(root) is not None):
+        return True
+    if root.lower().endswith(COMPRESSED_TAR_SUFFIXES):
+        raise InputError(
+            f"Got {root}, but only .zip and .tar archives are read in place: finding an image in a "
+            "compressed tar means unpacking all before it; unpack it, or make a .zip of it"
+        )
+    if not Path(root).exists():
+        raise InputError(f"No such folder: {root}")
+    if not Path(root).is_dir():
+        raise InputError(f"Expected a folder, got the file {root}")
+    return False
 
 
 def _find_in_archive(root: str) -> tuple[list[str], list[str]]:
@@ -195,19 +192,6 @@ def _find_in_archive(root: str) -> tuple[list[str], list[str]]:
         is_image = not hidden and Path(name).suffix.lower() in IMAGE_SUFFIXES
         (images if is_image else skipped).append(os.fspath(Path(root, *parts)))
     return images, skipped
-
-
-def _existing_folder(root: str) -> str:
-    if root.lower().endswith(COMPRESSED_TAR_SUFFIXES):
-        raise InputError(
-            f"Got {root}, but only .zip and .tar archives are read in place: finding an image in a "
-            "compressed tar means unpacking all before it; unpack it, or make a .zip of it"
-        )
-    if not Path(root).exists():
-        raise InputError(f"No such folder: {root}")
-    if not Path(root).is_dir():
-        raise InputError(f"Expected a folder, got the file {root}")
-    return root
 
 
 def _no_images(root: str, others: list[str]) -> str:
@@ -227,19 +211,12 @@ def _find_below(folder: str, *entered_before: str) -> tuple[list[str], list[str]
     waiting = [folder]
     while waiting:
         current = waiting.pop()
-        if _identity(current) in entered:
+        if (identity := _identity(current)) in entered:
             skipped.append(current)
             continue
-        entered.add(_identity(current))
-        for entry in _entries(current):
-            if entry.name.startswith("."):
-                skipped.append(entry.path)
-            elif _is_folder(entry):
-                waiting.append(entry.path)
-            elif _is_image_file(entry):
-                images.append(entry.path)
-            else:
-                skipped.append(entry.path)
+        entered.add(identity)
+        for found, paths in zip((waiting, images, skipped), _scan(current), strict=True):
+            found += paths
     return sorted(images, key=_parts), sorted(skipped, key=_parts)
 
 
@@ -248,26 +225,26 @@ def _identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the folders, the images and the rest that are in a folder itself, by name."""
+    folders: list[str] = []
+    images: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(f"Cannot list the folder {folder}: {error.strerror}") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_image_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
-    except OSError:  # a link to itself
-        return False
+    for entry in found:
+        kind = others
+        if not entry.name.startswith("."):
+            with contextlib.suppress(OSError):  # a link to itself
+                if entry.is_dir():
+                    kind = folders
+                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+                    kind = images
+        kind.append(entry.path)
+    return folders, images, others
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
-from featx._errors import ImageDecodeError, InputError
+from featx._checks import check_whole_number
+from featx._errors import ImageDecodeError
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,16 @@ class Limits:
     Limits(max_pixels=50000000, max_file_bytes=2147483648)
     >>> Limits(max_pixels=0)
     Traceback (most recent call last):
-    featx.InputError: Got max_pixels=0, expected a whole number of pixels, at least 1.
+    featx.InputError: Got max_pixels=0 but expected a whole number of at least 1
     """
 
     max_pixels: int = 178_956_970
     max_file_bytes: int = 2**31
 
     def __post_init__(self) -> None:
-        for name, unit in (("max_pixels", "pixels"), ("max_file_bytes", "bytes")):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-                raise InputError(
-                    f"Got {name}={value!r}, expected a whole number of {unit}, at least 1."
-                )
-            object.__setattr__(self, name, int(value))
+        for name in ("max_pixels", "max_file_bytes"):
+            check_whole_number(name, getattr(self, name), 1)
+            object.__setattr__(self, name, int(getattr(self, name)))
 
     def check_pixels(self, size: tuple[int, int], source: str) -> None:
         """Raise `ImageDecodeError` for a (width, height) of more than `max_pixels` pixels."""

@@ -130,10 +130,10 @@ def _required(column: str, header: Sequence[str], rows: Sequence[Row], table: Pa
         )
     index = list(header).index(column)
     texts: list[str] = []
-    for place, values in rows:
+    for position, values in rows:
         text = _as_text(values[index])
         if not text.strip():
-            raise InputError(f"{table}, {place}: no value in column {column!r}.")
+            raise InputError(f"{table}, {position}: no value in column {column!r}.")
         texts.append(text)
     return texts
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from featx._errors import ImageDecodeError
 from featx._images.faults import library_errors
+from featx._images.headers import exif_orientation
 from featx._images.limits import DEFAULT_LIMITS, Limits
-from featx._images.orientation import exif_orientation, turn_upright
 from featx._images.scale import IntegerScale, gray_of_integers, integer_scale
 
 PixelArray: TypeAlias = npt.NDArray[np.uint8]
@@ -24,21 +24,18 @@ PixelArray: TypeAlias = npt.NDArray[np.uint8]
 BACKGROUND = (255, 255, 255, 255)
 """Transparent images are seen on white paper."""
 
+_TRANSPOSED = frozenset({5, 6, 7, 8})
+_FLIPPED_AXES = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+
 
 def checked_array(array: npt.NDArray[Any], source: str = "<array>") -> npt.NDArray[Any]:
     """Return a view of shape (height, width, channels) of an array that can hold an image.
 
-    Parameters
-    ----------
-    array : ndarray of shape (height, width), (height, width, 1) or (height, width, 3)
-        uint8, or floating point.
-    source : str
-        What to call the image in an error.
-
     Raises
     ------
     ImageDecodeError
-        If the shape or the dtype is another, or there are no pixels.
+        If the shape is not (height, width), (height, width, 1) or (height, width, 3), the dtype is
+        neither uint8 nor floating point, or there are no pixels.
 
     Examples
     --------
@@ -64,18 +61,9 @@ def checked_array(array: npt.NDArray[Any], source: str = "<array>") -> npt.NDArr
 
 
 def pixels_from_array(array: npt.NDArray[Any], source: str = "<array>") -> PixelArray:
-    """Return a copy of an array as 8-bit RGB pixels.
+    """Return a copy of an array as 8-bit RGB pixels of shape (height, width, 3).
 
-    Parameters
-    ----------
-    array : ndarray of shape (height, width), (height, width, 1) or (height, width, 3)
-        uint8, or floats in [0, 1], which are scaled by 255 and rounded.
-    source : str
-        What to call the image in an error.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
+    Floats in [0, 1] are scaled by 255 and rounded.
 
     Raises
     ------
@@ -111,16 +99,12 @@ def pixels_from_pillow(
     image : PIL.Image.Image
         Its current frame is taken.
     source : str
-        What to call the image in an error.
+        What to call it in an error.
     limits : Limits
         The largest image that is loaded.
     file : PIL.Image.Image or None
         The image as it was opened, if `image` is a copy: copies forget what the file says of its
         numbers.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
 
     Raises
     ------
@@ -149,6 +133,22 @@ def pixels_from_pillow(
     if file.format == "XBM":  # its ones are ink, but Pillow makes them white
         pixels = 255 - pixels
     return np.ascontiguousarray(turn_upright(pixels, exif_orientation(image.info)))
+
+
+def turn_upright(pixels: PixelArray, orientation: int) -> PixelArray:
+    """Return a view of pixels (height, width, channels) as EXIF says they are to be seen.
+
+    Examples
+    --------
+    >>> stored = np.array([[[1], [2], [3]]], dtype=np.uint8)
+    >>> turn_upright(stored, 6)[:, :, 0].tolist()
+    [[1], [2], [3]]
+    >>> turn_upright(stored, 3)[:, :, 0].tolist()
+    [[3, 2, 1]]
+    """
+    if orientation in _TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    return np.flip(pixels, _FLIPPED_AXES.get(orientation, ()))
 
 
 def _converted_by_pillow(image: Image.Image, source: str) -> PixelArray:

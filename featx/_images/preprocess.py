@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
 
-from featx._errors import ImageDecodeError, InputError, did_you_mean
+from featx._checks import check_choice, check_whole_number, refuse
+from featx._errors import ImageDecodeError
 from featx._public import public
 
 MAX_RESIZED_PIXELS = 2**25
@@ -100,19 +100,20 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "resize"):
-            object.__setattr__(self, name, _checked_length(name, getattr(self, name)))
-        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        _check_choice("channel_order", self.channel_order, CHANNEL_ORDERS)
+            check_whole_number(name, getattr(self, name), 1)
+            object.__setattr__(self, name, int(getattr(self, name)))
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("channel_order", self.channel_order, CHANNEL_ORDERS)
         if isinstance(self.pixel_scale, bool) or self.pixel_scale not in PIXEL_SCALES:
-            raise InputError(f"Got pixel_scale={self.pixel_scale!r}, expected 1 or 255.")
+            raise refuse("pixel_scale", self.pixel_scale, "1 or 255")
         object.__setattr__(self, "pixel_scale", int(self.pixel_scale))
         for name in ("mean", "std"):
             value = tuple(float(channel) for channel in getattr(self, name))
             if len(value) != 3 or not all(map(math.isfinite, value)):
-                raise InputError(f"Got {name}={value!r}, expected three numbers, one a channel.")
+                raise refuse(name, value, "three numbers, one a channel")
             object.__setattr__(self, name, value)
         if min(self.std) <= 0:
-            raise InputError(f"Got std={self.std!r}, expected three numbers above 0.")
+            raise refuse("std", self.std, "three numbers above 0")
 
     def apply(self, pixels: torch.Tensor, source: str = "<pixels>") -> torch.Tensor:
         """Resize the shorter side to `resize` and crop the centre.
@@ -138,7 +139,7 @@ class Preprocessing:
             If the image is so elongated that resizing it would take more than
             `MAX_RESIZED_PIXELS` pixels.
         """
-        return self._center(pixels, self.resize, source)[0]
+        return self.views(pixels, source=source)[0]
 
     def views(
         self, pixels: torch.Tensor, views: str = "center", source: str = "<pixels>"
@@ -172,19 +173,23 @@ class Preprocessing:
         ImageDecodeError
             As `apply`.
         """
-        count_views(views)
+        if views not in VIEWS:
+            check_choice("views", views, VIEWS)
+        # The first stride of `pixels[None]` makes torch believe that it has to return planes, and a
+        # quarter of the time goes into turning the pixels around.
+        batch = pixels.as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
         if views == "multiscale":
             lengths = [
                 max(self.image_size, round(ratio * self.resize)) for ratio in _MULTISCALE_RATIOS
             ]
             # At its own scale a recipe may have a crop larger than the image: that view is apply's.
             lengths[1] = self.resize
-            return torch.cat([self._center(pixels, length, source) for length in lengths])
+            return torch.cat([self._center(batch, length, source) for length in lengths])
         if views in ("center", "flip"):
-            crops = self._center(pixels, self.resize, source)
+            crops = self._center(batch, self.resize, source)
         else:
-            size = self._resized_size(pixels, self.resize, source)
-            crops = self._five_crops(_resize(_as_batch(pixels), size, self.interpolation)[0])
+            size = self._resized_size(batch, self.resize, source)
+            crops = self._five_crops(_resize(batch, size, self.interpolation)[0])
         return torch.cat([crops, crops.flip(-1)]) if views in ("flip", "ten_crops") else crops
 
     def _five_crops(self, resized: torch.Tensor) -> torch.Tensor:
@@ -197,16 +202,16 @@ class Preprocessing:
         crops: tuple[torch.Tensor, ...] = functional.five_crop(resized, [self.image_size])
         return torch.stack(crops)
 
-    def _center(self, pixels: torch.Tensor, length: int, source: str) -> torch.Tensor:
-        """Return the centre of the resized image, as a batch of one."""
-        size = self._resized_size(pixels, length, source)
-        return _resize_and_crop(_as_batch(pixels), size, self.image_size, self.interpolation)
+    def _center(self, batch: torch.Tensor, length: int, source: str) -> torch.Tensor:
+        """Return the centre of the resized image."""
+        size = self._resized_size(batch, length, source)
+        return _resize_and_crop(batch, size, self.image_size, self.interpolation)
 
-    def _resized_size(self, pixels: torch.Tensor, length: int, source: str) -> tuple[int, int]:
+    def _resized_size(self, batch: torch.Tensor, length: int, source: str) -> tuple[int, int]:
         """Return height and width with the shorter side at a length, or both where squashed."""
         if self.squash:
             return length, length
-        height, width = pixels.shape[-2:]
+        height, width = batch.shape[-2:]
         long_side = length * max(height, width) // min(height, width)
         if length * long_side > MAX_RESIZED_PIXELS:
             raise ImageDecodeError(
@@ -225,17 +230,11 @@ class Preprocessing:
         >>> recipe.describe()["mean"]
         [0.5, 0.5, 0.5]
         """
-        return {
-            "pixels": PIXELS_VERSION,
-            "image_size": self.image_size,
-            "resize": self.resize,
-            "interpolation": self.interpolation,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "channel_order": self.channel_order,
-            "pixel_scale": self.pixel_scale,
-            "squash": self.squash,
+        fields = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
         }
+        return {"pixels": PIXELS_VERSION} | fields
 
 
 def count_views(views: str) -> int:
@@ -251,15 +250,8 @@ def count_views(views: str) -> int:
     >>> count_views("center"), count_views("ten_crops")
     (1, 10)
     """
-    _check_choice("views", views, VIEWS)
+    check_choice("views", views, VIEWS)
     return _VIEW_COUNTS[views]
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        expected = " or ".join(map(repr, choices)) if len(choices) == 2 else f"one of {choices}"
-        hint = did_you_mean(str(value), choices)
-        raise InputError(f"Got {name}={value!r}, expected {expected}{hint or '.'}")
 
 
 def _resize_and_crop(
@@ -273,7 +265,7 @@ def _resize_and_crop(
     if side > min(size):
         padded: torch.Tensor = functional.center_crop(_resize(batch, size, interpolation), [side])
         return padded
-    corner = [round((length - side) / 2) for length in size]
+    corner = round((size[0] - side) / 2), round((size[1] - side) / 2)
     first, second = _order_of_passes(batch, size)
     whole = batch.shape[second]
     start, count = _lines_needed(whole, size[second], corner[second], side, interpolation)
@@ -348,18 +340,3 @@ def _interpolate(batch: torch.Tensor, size: tuple[int, int], interpolation: str)
     if batch.shape[-2:] == size:
         return batch
     return interpolate(batch, size, mode=interpolation, antialias=True)
-
-
-def _as_batch(pixels: torch.Tensor) -> torch.Tensor:
-    """Return a view of one image as a batch.
-
-    The first stride of ``pixels[None]`` makes torch believe that it has to return planes, and a
-    quarter of the time goes into turning the pixels around.
-    """
-    return pixels.as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
-
-
-def _checked_length(name: str, value: Any) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise InputError(f"Got {name}={value!r}, expected a number of pixels, at least 1.")
-    return int(value)

@@ -102,19 +102,6 @@ def gray_of_integers(
 ) -> npt.NDArray[np.uint8]:
     """Return integers as 8-bit grey levels, scaled and not clipped.
 
-    Parameters
-    ----------
-    values : ndarray of integers
-        As Pillow hands them over.
-    scale : IntegerScale
-        What they mean.
-    source : str
-        What to call the image in an error.
-
-    Returns
-    -------
-    ndarray of uint8, of the same shape
-
     Raises
     ------
     ImageDecodeError

@@ -5,35 +5,23 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from featx._errors import ImageDecodeError, InputError
+from featx._errors import ImageDecodeError, InputError, reason_of
 from featx._images.archives import read_member, split_archive_path
 from featx._images.faults import library_errors
-from featx._images.folders import find_images, load_image_folder
 from featx._images.limits import DEFAULT_LIMITS, Limits
-from featx._images.manifests import load_manifest, load_path_list
 from featx._images.pixels import checked_array, pixels_from_pillow
+from featx._locks import lock_of_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-
-__all__ = [
-    "as_image_list",
-    "describe_item",
-    "find_images",
-    "load_image_folder",
-    "load_manifest",
-    "load_path_list",
-    "read_content",
-]
 
 _EXPECTED = (
     "expected a sequence with one image a row: a list of paths, bytes, PIL images, arrays "
@@ -42,10 +30,18 @@ _EXPECTED = (
 )
 _BYTES_LIKE = (bytes, bytearray, memoryview)
 _CHANNELS = (1, 3)
+_FRAMES = (("pandas", "DataFrame"), ("polars", "DataFrame"))
+_COLUMNS = (
+    *(("pandas", "Series"), ("pandas", "Index"), ("polars", "Series")),
+    ("pandas.api.extensions", "ExtensionArray"),
+)
+
+# No path of a file is longer, on any system; what is longer is the content of an image, or a text.
+_LONGEST_PATH = 4096
 
 # Two threads must not load one lazily opened image at a time. Images share a few locks, by their
 # address, so that none has to be attached to the caller's object.
-_IMAGE_LOCKS = tuple(threading.Lock() for _ in range(64))
+_IMAGE_LOCKS = 64
 
 
 def as_image_list(X: Any) -> Sequence[Any]:
@@ -95,13 +91,13 @@ def as_image_list(X: Any) -> Sequence[Any]:
 def _rows(X: Any) -> list[Any]:
     if isinstance(X, (list, tuple)):
         return list(X)
-    if isinstance(X, np.ndarray):
-        return _rows_of_array(X)
-    if _is_tensor(X):
-        return _rows_of_tensor(X)
-    if _is_instance(X, "pandas", "DataFrame") or _is_instance(X, "polars", "DataFrame"):
+    if isinstance(X, np.ndarray) and X.dtype.kind in "OSUT":
+        return _rows_of_objects(X)
+    if isinstance(X, np.ndarray) or _is_tensor(X):
+        return _rows_of_numbers(X)
+    if _is_instance(X, *_FRAMES):
         return _rows_of_frame(X)
-    if _is_column(X):
+    if _is_instance(X, *_COLUMNS):
         return list(X)
     if isinstance(X, (str, os.PathLike, Image.Image, *_BYTES_LIKE)):
         raise InputError(f"Got a single image, {describe_item(X)}: wrap it in a list, [image].")
@@ -112,42 +108,35 @@ def _rows(X: Any) -> list[Any]:
     raise InputError(f"Got {describe_item(X)}; {_EXPECTED}.")
 
 
-def _rows_of_array(X: npt.NDArray[Any]) -> list[Any]:
-    if X.ndim == 1 and len(X) == 0:
-        return []
-    if X.dtype.kind == "S":
+def _rows_of_objects(X: npt.NDArray[Any]) -> list[Any]:
+    if X.dtype.kind == "S" and X.size:
         raise InputError(
             f"Got an array of dtype {X.dtype}, which cuts zero bytes off the end of each image: "
             "pass a list of bytes."
         )
-    if X.dtype.kind in "OUT":
-        if X.ndim == 2 and X.shape[1] == 1:
-            X = X[:, 0]
-        if X.ndim != 1:
-            raise InputError(
-                f"Got an array of dtype {X.dtype} and shape {X.shape}, expected shape (n,) or "
-                "(n, 1): one path or image a row."
-            )
-        return list(X.tolist())
-    if X.ndim == 4:
-        _refuse_batch(X, channels=X.shape[3], layout="(n, height, width, 3)")
-        return list(X)
-    raise InputError(f"Got {_describe_numbers(X)}; {_EXPECTED}.{_advice(X)}")
+    if X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]
+    if X.ndim != 1:
+        raise InputError(
+            f"Got an array of dtype {X.dtype} and shape {X.shape}, expected shape (n,) or "
+            "(n, 1): one path or image a row."
+        )
+    return list(X.tolist())
 
 
-def _rows_of_tensor(X: Any) -> list[Any]:
-    if X.ndim == 4:
-        _refuse_batch(X, channels=X.shape[1], layout="(n, 3, height, width)")
-        return list(X.unbind(0))
-    raise InputError(f"Got {_describe_numbers(X)}; {_EXPECTED}.{_advice(X)}")
-
-
-def _refuse_batch(X: Any, channels: int, layout: str) -> None:
-    if channels not in _CHANNELS:
+def _rows_of_numbers(X: Any) -> list[Any]:
+    is_array = isinstance(X, np.ndarray)
+    if is_array and X.shape == (0,):
+        return []
+    if X.ndim != 4:
+        raise InputError(f"Got {_describe_numbers(X)}; {_EXPECTED}.{_advice(X)}")
+    if X.shape[3 if is_array else 1] not in _CHANNELS:
+        layout = "(n, height, width, 3)" if is_array else "(n, 3, height, width)"
         raise InputError(
             f"Got {_describe_numbers(X)}, expected {layout} with 3 channels, or 1 for grey: "
             "reorder the axes (numpy transpose, torch permute)."
         )
+    return list(X)
 
 
 def _advice(X: Any) -> str:
@@ -170,23 +159,14 @@ def _rows_of_frame(X: Any) -> list[Any]:
     return list(X.iloc[:, 0] if hasattr(X, "iloc") else X.to_series(0))
 
 
-def _is_column(X: Any) -> bool:
-    return (
-        _is_instance(X, "pandas", "Series")
-        or _is_instance(X, "pandas", "Index")
-        or _is_instance(X, "pandas.api.extensions", "ExtensionArray")
-        or _is_instance(X, "polars", "Series")
-    )
-
-
 def _is_tensor(item: Any) -> bool:
-    return _is_instance(item, "torch", "Tensor")
+    return _is_instance(item, ("torch", "Tensor"))
 
 
-def _is_instance(item: Any, module: str, name: str) -> bool:
+def _is_instance(item: Any, *classes: tuple[str, str]) -> bool:
     """Tell whether an object is of a class of a library, without importing the library."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(item, kind)
+    kinds = (getattr(sys.modules.get(module), name, None) for module, name in classes)
+    return any(kind is not None and isinstance(item, kind) for kind in kinds)
 
 
 def _is_missing(item: Any) -> bool:
@@ -217,6 +197,8 @@ def describe_item(item: Any) -> str:
     """
     if isinstance(item, (str, os.PathLike)):
         path = os.fsdecode(item)
+        if len(path) > _LONGEST_PATH:
+            return f"{path[:100]!a}… ({len(path):,} characters)"
         return path if path.isprintable() and path else ascii(path)
     if isinstance(item, _BYTES_LIKE):
         return f"<{memoryview(item).nbytes} bytes>"
@@ -295,39 +277,33 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
 
 
 def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
-    source = describe_item(path)
     try:
         status = os.stat(path)  # noqa: PTH116 - Path() would rewrite the path, "" to "." for one
+        # Opening a FIFO or a device may wait for ever, so it is not tried.
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limits.max_file_bytes:
+            return Path(path).read_bytes()
     except FileNotFoundError:
-        raise ImageDecodeError(source, "no such file") from None
+        raise ImageDecodeError(describe_item(path), "no such file") from None
     except NotADirectoryError as error:
         member = split_archive_path(path)
         if member is None:
-            raise ImageDecodeError(source, _os_reason(error)) from error
-        return read_member(*member, source, limits.max_file_bytes)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise ImageDecodeError(source, _os_reason(error)) from error
-    # Opening a FIFO or a device may wait for ever, so it is not tried.
+            raise ImageDecodeError(describe_item(path), reason_of(error).lower()) from error
+        return read_member(*member, describe_item(path), limits)
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a null byte in the path
+        raise ImageDecodeError(describe_item(path), reason_of(error).lower()) from error
+    source = describe_item(path)
     if stat.S_ISDIR(status.st_mode):
         raise ImageDecodeError(source, "it is a folder, expected a file")
     if not stat.S_ISREG(status.st_mode):
         raise ImageDecodeError(source, "not a regular file (a pipe, socket or device)")
     limits.check_bytes(status.st_size, source)
-    try:
-        return Path(path).read_bytes()
-    except (OSError, MemoryError) as error:
-        raise ImageDecodeError(source, _os_reason(error)) from error
-
-
-def _os_reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__
+    raise AssertionError  # one of them has raised
 
 
 def _own_copy(image: Image.Image, source: str, limits: Limits) -> Image.Image:
     limits.check_pixels(image.size, source)
-    with _IMAGE_LOCKS[(id(image) >> 4) % len(_IMAGE_LOCKS)], library_errors(source):
+    lock = lock_of_process("image", (id(image) >> 4) % _IMAGE_LOCKS)
+    with lock, library_errors(source):
         return image.copy()
 
 

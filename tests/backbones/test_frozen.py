@@ -21,10 +21,10 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from featx._backbones.frozen import FrozenBackbone
-from featx._backbones.lock import network_lock
 from featx._backbones.taps import Tap
 from featx._errors import InputError
 from featx._images.preprocess import Preprocessing
+from featx._locks import lock_of_process
 
 HALF = (0.5, 0.5, 0.5)
 SMALL = Preprocessing(32, 32, "bilinear", HALF, HALF)
@@ -388,7 +388,7 @@ def test_two_threads_that_look_into_networks_do_not_wait_for_each_other() -> Non
         shapes.append(first.list_layers())
 
     def build() -> None:
-        with network_lock():
+        with lock_of_process("network"):
             has_lock.set()
             time.sleep(0.2)  # the other one comes as far as it can
             shapes.append(second.network(second.taps("conv")))
@@ -406,7 +406,7 @@ def test_a_forked_child_does_not_wait_for_what_a_thread_of_its_parent_holds() ->
     is_held, is_done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with network_lock():
+        with lock_of_process("network"):
             is_held.set()
             is_done.wait()
 

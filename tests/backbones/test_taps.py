@@ -17,8 +17,8 @@ from torch import nn
 from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.taps import Tap
 from featx._errors import InputError
+from featx._images.faults import no_warnings
 from featx._images.preprocess import Preprocessing
-from featx._images.silence import warnings_silenced
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -276,7 +276,7 @@ def test_outputs_that_are_no_vectors_of_images_are_refused() -> None:
 
 def run_as_onnx(backbone: FrozenBackbone, taps: tuple[Tap, ...]) -> list[np.ndarray]:
     pixels = images(backbone, 4)
-    with warnings_silenced():
+    with no_warnings:
         program = torch.onnx.export(backbone.network(taps), (pixels,), dynamo=True, verbose=False)
     content = io.BytesIO(program.model_proto.SerializeToString()).getvalue()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import tarfile
 import threading
 import zipfile
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featx._errors import ImageDecodeError, InputError
+from featx._images import archives
 from featx._images.archives import list_members, open_archive, split_archive_path
 from featx._images.folders import find_images, load_image_folder
+from featx._images.limits import Limits
 from featx._images.manifests import load_manifest
 from featx._images.sources import read_content
 
@@ -141,6 +144,30 @@ def test_a_forked_process_reads_its_own_bytes(archive: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_forked_child_does_not_wait_for_an_archive_that_a_thread_of_its_parent_opens(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_opening, is_done = threading.Event(), threading.Event()
+    read_archive = archives._read_archive
+
+    def wait_and_read(path: str) -> archives.Archive:
+        is_opening.set()
+        is_done.wait()
+        return read_archive(path)
+
+    monkeypatch.setattr(archives, "_read_archive", wait_and_read)
+    thread = threading.Thread(target=open_archive, args=(str(archive),))
+    thread.start()
+    is_opening.wait()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)  # ends a child that waits
+        is_done.set()
+        os._exit(0 if read_content(archive / "loose.png") == FILES["loose.png"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    is_done.set()
+    thread.join()
+
+
 def test_names_that_climb_out_are_names_and_nothing_more(tmp_path: Path) -> None:
     files = {"../outside.png": b"up", "/etc/shadow.png": b"root", "in.png": b"in"}
     for archive in (make_zip(tmp_path / "a.zip", files), make_tar(tmp_path / "a.tar", files)):
@@ -170,11 +197,9 @@ def test_a_member_above_the_limit_of_bytes_is_refused_unread(
 ) -> None:
     path = make_zip(tmp_path / "bomb.zip", {"zeros.png": bytes(50_000_000)})
     assert path.stat().st_size < 100_000
-    from featx._images.archives import read_member
-
     monkeypatch.setattr("featx._images.archives.ZipArchive.read", None)
     with pytest.raises(ImageDecodeError, match="50,000,000 bytes are more than the limit"):
-        read_member(str(path), "zeros.png", "zeros.png", max_bytes=1_000_000)
+        read_content(path / "zeros.png", Limits(max_file_bytes=1_000_000))
 
 
 def test_a_member_whose_size_is_a_lie_is_refused_or_cut_to_what_was_stated(tmp_path: Path) -> None:
@@ -237,7 +262,7 @@ def test_an_embedder_takes_paths_into_archives(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     path = make_zip(tmp_path / "photos.zip", {"cat/1.png": stream.getvalue()})
-    embedder = ImageEmbedder("timm/test_efficientnet", weights=None, device="cpu")
+    embedder = ImageEmbedder("timm/test_efficientnet", weights=None, device="cpu", runtime="torch")
     np.testing.assert_array_equal(
         embedder.transform(find_images(path)[0]), embedder.transform([pixels])
     )

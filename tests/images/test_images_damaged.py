@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from featx._errors import ImageDecodeError
 from featx._images.decode import decode_content
-from featx._images.silence import _SilencedWarning
+from featx._images.faults import no_warnings
 from featx._images.sources import read_content
 
 if TYPE_CHECKING:
@@ -174,10 +174,8 @@ def settings_of_the_process() -> dict[str, Any]:
         "MAX_IMAGE_PIXELS": Image.MAX_IMAGE_PIXELS,
         "LOAD_TRUNCATED_IMAGES": ImageFile.LOAD_TRUNCATED_IMAGES,
         "formats": (list(Image.ID), dict(Image.OPEN), dict(Image.EXTENSION), dict(Image.MIME)),
-        # Where other threads are alive, one filter of featx stays, which matches nothing outside.
-        "filters of warnings": [
-            entry for entry in warnings.filters if entry[2] is not _SilencedWarning
-        ],
+        # One filter of featx stays, which matches nothing outside.
+        "filters of warnings": [entry for entry in warnings.filters if entry[1] is not no_warnings],
     }
 
 

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from featx._errors import ImageDecodeError
 from featx._images.decode import decode_content
-from featx._images.jpeg import read_jpeg_header
+from featx._images.headers import read_jpeg_header
 from featx._images.preprocess import Preprocessing
 from featx._images.sources import read_content
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featx._errors import InputError
-from featx._images.sources import find_images, load_image_folder
+from featx._images.folders import find_images, load_image_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

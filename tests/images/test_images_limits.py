@@ -16,9 +16,9 @@ from PIL import Image
 
 from featx._errors import ImageDecodeError, InputError
 from featx._images.decode import decode_content
+from featx._images.headers import webp_size
 from featx._images.limits import Limits
 from featx._images.sources import read_content
-from featx._images.webp import webp_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featx._errors import InputError
-from featx._images.sources import load_manifest
+from featx._images.manifests import load_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -284,18 +284,18 @@ def test_equal_recipes_are_equal_whatever_numbers_they_were_made_of() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"image_size": 0}, "Got image_size=0, expected"),
-        ({"image_size": "224"}, "Got image_size='224', expected"),
-        ({"resize": 256.0}, r"Got resize=256\.0, expected"),
-        ({"resize": True}, "Got resize=True, expected"),
+        ({"image_size": 0}, "Got image_size=0 but expected"),
+        ({"image_size": "224"}, "Got image_size='224' but expected"),
+        ({"resize": 256.0}, r"Got resize=256\.0 but expected"),
+        ({"resize": True}, "Got resize=True but expected"),
         ({"interpolation": "bicubik"}, "did you mean 'bicubic'"),
-        ({"interpolation": None}, "Got interpolation=None, expected"),
+        ({"interpolation": None}, "Got interpolation=None but expected"),
         ({"mean": (0.5, 0.5)}, "Got mean=.* three numbers"),
         ({"std": (0.5, float("nan"), 0.5)}, "Got std=.* three numbers"),
         ({"std": (0.5, 0.0, 0.5)}, "Got std=.* above 0"),
-        ({"channel_order": "gbr"}, "Got channel_order='gbr', expected 'rgb' or 'bgr'"),
-        ({"pixel_scale": 256}, "Got pixel_scale=256, expected 1 or 255"),
-        ({"pixel_scale": True}, "Got pixel_scale=True, expected 1 or 255"),
+        ({"channel_order": "gbr"}, "Got channel_order='gbr' but expected 'rgb' or 'bgr'"),
+        ({"pixel_scale": 256}, "Got pixel_scale=256 but expected 1 or 255"),
+        ({"pixel_scale": True}, "Got pixel_scale=True but expected 1 or 255"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_name(changed: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,6 @@ import torch
 from PIL import Image
 
 from featx._errors import ImageDecodeError, InputError
-from featx._images import sources
 from featx._images.decode import decode_content
 from featx._images.sources import as_image_list, describe_item, read_content
 
@@ -325,6 +325,29 @@ def test_one_lazily_opened_image_is_read_by_many_threads_at_once(tmp_path: Path)
             assert all(pool.map(read, [image] * 8))
 
 
+def test_a_forked_child_does_not_wait_for_an_image_that_a_thread_of_its_parent_loads() -> None:
+    is_loading, is_done = threading.Event(), threading.Event()
+
+    class Slow(Image.Image):
+        def copy(self) -> Image.Image:
+            is_loading.set()
+            is_done.wait()
+            return Image.new("RGB", (4, 4))
+
+    image = Slow()
+    image._mode, image._size = "RGB", (4, 4)
+    thread = threading.Thread(target=read_content, args=(image,))
+    thread.start()
+    is_loading.wait()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)  # ends a child that waits
+        is_done.set()
+        os._exit(0 if read_content(image).shape == (4, 4, 3) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    is_done.set()
+    thread.join()
+
+
 def test_the_same_pil_image_twice_in_a_list_is_read_twice(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     Image.fromarray(PIXELS[0]).save(path)
@@ -373,6 +396,14 @@ def test_an_item_is_described_on_one_line(item: Any, description: str) -> None:
     assert describe_item(item) == description
 
 
+def test_a_path_is_described_whole_and_what_is_too_long_to_be_one_is_cut() -> None:
+    assert describe_item("x" * 4096) == "x" * 4096
+    assert describe_item("x" * 38_814) == f"'{'x' * 100}'… (38,814 characters)"
+    with pytest.raises(ImageDecodeError, match="38,814 characters") as failure:
+        read_content("x" * 38_814)
+    assert len(str(failure.value)) < 250
+
+
 def test_a_pil_image_that_was_opened_from_a_file_is_called_by_its_path(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     Image.fromarray(PIXELS[0]).save(path)
@@ -383,7 +414,8 @@ def test_a_pil_image_that_was_opened_from_a_file_is_called_by_its_path(tmp_path:
 def test_listing_images_loads_neither_torch_nor_a_dataframe_library(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"content")
     program = (
-        "import sys; from featx._images.sources import as_image_list, find_images, read_content;"
+        "import sys; from featx._images.folders import find_images;"
+        "from featx._images.sources import as_image_list, read_content;"
         f"items = as_image_list(find_images({str(tmp_path)!r})[0]);"
         "assert read_content(items[0]) == b'content';"
         "print([name for name in ('torch', 'pandas', 'polars', 'sklearn') if name in sys.modules])"
@@ -392,7 +424,3 @@ def test_listing_images_loads_neither_torch_nor_a_dataframe_library(tmp_path: Pa
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert printed == "[]\n"
-
-
-def test_the_public_names_are_there() -> None:
-    assert all(callable(getattr(sources, name)) for name in sources.__all__)
