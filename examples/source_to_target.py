@@ -91,7 +91,7 @@ def on_frozen_features(source: FineTunedClassifier) -> GridSearchCV:
     # The last layers may know the source's classes only: the labelled images tell which to take.
     return head_search(
         "rbf_svm",
-        embedder=ImageEmbedder(source.freeze()),
+        embedder=ImageEmbedder(source.freeze(), runtime="torch"),
         layers=[("1", "flatten"), "penultimate"],
         cv=3,
     )

@@ -244,7 +244,7 @@ def test_the_frozen_source_gives_what_its_own_layers_take(
     images = list(images[:7])
     expected = source.predict_proba(images)
     embedders = {
-        4: ImageEmbedder(source.freeze()),
+        4: ImageEmbedder(source.freeze(), runtime="torch"),
         2: source_to_target.on_frozen_features(source)
         .estimator[0]
         .set_params(layers="1", pooling="flatten"),
