@@ -10,13 +10,13 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featx._checks import check_choice, check_whole_number
 from featx._errors import (
-    ImageDecodeError,
     ImageDecodeWarning,
     InputError,
     PrecisionWarning,
     StaleEmbedderError,
 )
 from featx._extraction.contents import checked_images, is_made_on_demand
+from featx._extraction.parcels import refuse_all_failed
 from featx._extraction.plan import plan_execution
 from featx._extraction.recipe import EmbeddingRecipe, choose_backbone, choose_further_taps
 from featx._extraction.runtime import computing_threads
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from sklearn.utils import Tags
 
     from featx._backbones.frozen import FrozenBackbone
-    from featx._errors import DecodeFailure
     from featx._extraction.parcels import Extraction, Parcel
     from featx._extraction.stream import Skip
     from featx._progress import Advance
@@ -118,6 +117,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         Length of an embedding.
     execution_ : str
         What computes, and on what kind of device, such as ``"onnx on cpu"``.
+    n_features_in_, feature_names_in_
+        1 and the name of the column, when fitted on a data frame.
     failures_ : tuple of DecodeFailure
         Row, path and reason of each image that `fit_transform` could not read. Set by
         `fit_transform` only; after `transform` they are in the warning's ``failures``.
@@ -219,6 +220,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
                 f"Got {len(items)} images and {len(y)} labels but expected one label per image"
             )
         recipe = self._prepare()
+        self._note_column(X)
         self.recipe_ = recipe.name
         self.execution_ = recipe.plan.description
         self.n_features_out_ = recipe.dimension
@@ -308,8 +310,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of images
-            See the notes of the class; or any object with a length whose items are images, each of
-            which is taken once, when its turn comes.
+            See the notes of the class; or any object with a length whose items are images, each
+            taken once.
         skip : callable, optional
             Is asked with the row of the first image of a parcel, its images and their digests, and
             returns for which of them nothing is to be computed (ndarray of bool), or None.
@@ -377,8 +379,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
 
     def keeps_embeddings(self) -> bool:
         """Return whether what is computed is found again: there is a cache, and it can be used."""
-        cache = open_cache(self.cache)
-        return cache is not None and cache.is_writable()
+        return (cache := open_cache(self.cache)) is not None and cache.is_writable()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -407,6 +408,16 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         further_taps = choose_further_taps(backbone, self.also_cache, taps)
         return EmbeddingRecipe(backbone, taps, further_taps, self.views, plan).with_runtime(cache)
 
+    def _note_column(self, X: Any) -> None:
+        """Note what scikit-learn notes of a data frame; other inputs have no columns."""
+        for of_an_earlier_fit in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(of_an_earlier_fit, None)
+        columns = getattr(X, "columns", None)
+        if columns is not None:
+            self.n_features_in_ = len(columns)
+            if all(isinstance(name, str) for name in columns):
+                self.feature_names_in_ = np.asarray(columns, dtype=object)
+
     def _limits(self) -> Limits:
         return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
 
@@ -432,18 +443,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             )
 
 
-def refuse_all_failed(failures: Sequence[DecodeFailure], n_images: int) -> None:
-    """Raise `ImageDecodeError` when not one of some images could be read."""
-    if len(failures) == n_images:
-        first = failures[0]
-        raise ImageDecodeError(
-            first.source, f"{first.reason}; none of the {n_images} images could be read", first.row
-        )
-
-
 def _warn_of_failures(extraction: Extraction) -> None:
     """Issue one `ImageDecodeWarning` where some could not be read, to the caller of `transform`."""
     if extraction.failures:
         warning = ImageDecodeWarning(extraction.failures, len(extraction.digests))
-        # The frames above are transform and the wrapper of scikit-learn's set_output.
-        warnings.warn(warning, stacklevel=4)
+        warnings.warn(warning, stacklevel=4)  # above transform and scikit-learn's set_output

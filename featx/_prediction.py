@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from featx._embedder import ImageEmbedder, refuse_all_failed
+from featx._embedder import ImageEmbedder
 from featx._errors import InputError
+from featx._extraction.parcels import refuse_all_failed
 from featx._files import output_file, write_atomically
 from featx._images.sources import as_image_list, describe_item
 from featx._progress import progress_bar

@@ -347,3 +347,14 @@ def test_the_network_is_frozen_and_its_statistics_never_move(photos: Bunch) -> N
 def test_an_image_larger_or_smaller_than_the_network_expects_is_embedded() -> None:
     images = [Image.new("RGB", size) for size in ((1, 1), (2000, 10), (10, 2000), (500, 700))]
     assert np.isfinite(ImageEmbedder(**TINY).transform(images)).all()
+
+
+def test_a_column_of_a_data_frame_is_noted_as_scikit_learn_notes_it(photos: Bunch) -> None:
+    frame = pd.DataFrame({"photo": photos.paths})
+    embedder = ImageEmbedder(**TINY).fit(frame)
+    assert embedder.n_features_in_ == 1
+    assert embedder.feature_names_in_.tolist() == ["photo"]
+    assert make_pipeline(embedder, LogisticRegression()).n_features_in_ == 1
+    embedder.fit(photos.paths)
+    assert not hasattr(embedder, "n_features_in_")
+    assert not hasattr(embedder, "feature_names_in_")

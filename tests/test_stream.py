@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +160,18 @@ def test_what_is_skipped_costs_no_forward_and_stays_in_its_row(
     assert sum(forwards) == len(paths) // 2
     assert np.isnan(rows[1::2]).all()
     np.testing.assert_array_equal(rows[::2], ImageEmbedder(**TINY).transform(paths[::2]))
+
+
+def test_a_stream_holds_no_parcel_that_was_handed_on(paths: list[str]) -> None:
+    def skip(start: int, items: Any, digests: Any) -> np.ndarray:
+        return np.arange(len(items)) > 0  # one image of each parcel is computed
+
+    stream = ImageEmbedder(**TINY, num_workers=0).stream(paths, skip=skip)
+    handed_on = [weakref.ref(next(stream).vectors) for _ in range(6)]
+    gc.collect()
+    # All but the last one, which the stream is about to leave.
+    assert [reference() for reference in handed_on[:-1]] == [None] * 5
+    stream.close()
 
 
 SCRIPT = """

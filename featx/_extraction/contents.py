@@ -152,6 +152,12 @@ class Contents:
             with self._counting:
                 self._kept_bytes -= self._sizes.pop(row, 0)
 
+    def forget(self, start: int, n_images: int) -> None:
+        """Keep nothing of images that are handed on."""
+        rows = range(start, start + n_images)
+        self.drop(rows)
+        self._from_memo.difference_update(rows)
+
     def close(self) -> None:
         """Stop reading."""
         if self._pool is not None:

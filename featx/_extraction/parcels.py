@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featx._errors import DecodeFailure
+from featx._errors import DecodeFailure, ImageDecodeError
 from featx._images.sources import describe_item
 
 if TYPE_CHECKING:
@@ -190,3 +190,12 @@ class OpenParcel:
             for row, reason in sorted(self._reasons.items())
         )
         return Parcel(self.start, self.items, self.digests, self.vectors, failures)
+
+
+def refuse_all_failed(failures: Sequence[DecodeFailure], n_images: int) -> None:
+    """Raise `ImageDecodeError` when not one of some images could be read."""
+    if len(failures) == n_images:
+        first = failures[0]
+        raise ImageDecodeError(
+            first.source, f"{first.reason}; none of the {n_images} images could be read", first.row
+        )

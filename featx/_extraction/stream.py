@@ -357,8 +357,8 @@ class _Run:
 
     def _remember(self, digest: bytes, vector: NDArray[np.float32]) -> None:
         """Keep a vector at hand for when its image comes again."""
-        self._computed[digest] = vector
-        # Those in `out` are kept anyway.
+        # A view would hold the vectors of its whole parcel; those in `out` are kept anyway.
+        self._computed[digest] = vector.copy() if self._out is None else vector
         if self._out is None and len(self._computed) * vector.nbytes > _REMEMBERED_BYTES:
             del self._computed[next(iter(self._computed))]
 
@@ -369,10 +369,8 @@ class _Run:
             if self._stream.stop_at_failure and (failure := parcel.first_failure) is not None:
                 row, reason = failure
                 raise ImageDecodeError(describe_item(parcel.item(row)), reason, row)
-            closed = parcel.close()
-            if self._out is None:  # images that come again are given these numbers
-                closed.vectors.setflags(write=False)
-            self.outlet.put(closed)
+            self._contents.forget(parcel.start, len(parcel.items))
+            self.outlet.put(parcel.close())
 
     def _await_others(self) -> None:
         if not self._session.remaining:  # what was stored is stored no longer
