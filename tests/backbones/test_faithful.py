@@ -11,6 +11,7 @@ import torchvision
 from PIL import Image, ImageOps
 from torch import nn
 
+from featx._backbones import providers
 from featx._backbones.providers import load_backbone
 from featx._images.decode import decode_content
 
@@ -129,6 +130,7 @@ def least_cosine(first: torch.Tensor, second: torch.Tensor) -> float:
 def check_faithful(name: str, photographs: list[Path]) -> None:
     backbone = load_backbone(name, weights=None)
     stir(backbone)
+    providers._load.cache_clear()  # nobody else shall get it: it is another network now
     provider, _, architecture = name.partition("/")
     build = reference_by_timm if provider == "timm" else reference_by_torchvision
     network, transform = build(architecture, backbone.module.state_dict())
