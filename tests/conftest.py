@@ -60,7 +60,7 @@ def private_cache(
 @pytest.fixture(scope="session", autouse=True)
 def exported_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The networks that were exported in this run, shared by its workers; see `graph_memo`."""
-    from featx._extraction import graphs
+    from featx._extraction import onnx_runtime
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -68,7 +68,9 @@ def exported_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder /= "exported-graphs"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "export_onnx", remember_exports(graphs.export_onnx, folder))
+        patch.setattr(
+            onnx_runtime, "export_onnx", remember_exports(onnx_runtime.export_onnx, folder)
+        )
         yield folder
 
 

@@ -21,8 +21,7 @@ from featx import (
     save_model,
 )
 from featx._errors import InputError
-from featx._extraction.graphs import export_onnx
-from featx._extraction.onnx_runtime import OnnxRuntime
+from featx._extraction.onnx_runtime import OnnxRuntime, export_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,7 +231,7 @@ def test_a_search_over_layers_exports_the_network_once(
         exports.append(rows)
         return export_onnx(network, rows, side)
 
-    monkeypatch.setattr("featx._extraction.graphs.export_onnx", counted)
+    monkeypatch.setattr("featx._extraction.onnx_runtime.export_onnx", counted)
     # Fresh weights: nothing of them is open or kept from another test.
     backbone = FrozenBackbone(load_backbone("timm/test_efficientnet", weights=None).module)
     search = head_search(

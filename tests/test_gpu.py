@@ -11,8 +11,8 @@ import torch
 
 from featx import ImageEmbedder, load_backbone
 from featx._extraction.plan import plan_execution
-from featx._extraction.precision import draw_pictures, least_cosine
-from featx._extraction.runtime import open_runtime
+from featx._extraction.runtime import Execution
+from featx._extraction.torch_runtime import draw_pictures, least_cosine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,8 +83,8 @@ def test_a_real_out_of_memory_is_survived(caplog: pytest.LogCaptureFixture) -> N
     pixels = draw_pictures(8, 224).repeat(64, 1, 1, 1)
     with caplog.at_level(logging.WARNING, logger="featx"):
         plan = plan_execution(device="cuda")
-        rows = open_runtime(backbone, backbone.taps(), plan).run(pixels)[0]
+        rows = Execution(backbone, backbone.taps(), plan).open().run(pixels)[0]
     assert "does not fit into the memory" in caplog.text
     exact = plan_execution(device="cuda", batch_size=8)
-    expected = open_runtime(backbone, backbone.taps(), exact).run(pixels[:8])[0]
+    expected = Execution(backbone, backbone.taps(), exact).open().run(pixels[:8])[0]
     np.testing.assert_allclose(rows[:8], expected, rtol=0, atol=1e-5 * np.abs(expected).max())

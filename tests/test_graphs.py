@@ -10,8 +10,7 @@ import pytest
 from torch import nn
 
 from featx import EmbeddingCache, FrozenBackbone, ImageEmbedder
-from featx._extraction import graphs as exported_graphs
-from featx._extraction import runtime
+from featx._extraction import onnx_runtime, runtime
 from featx._store.graphs import GraphStore
 from featx._store.session import Session
 
@@ -30,13 +29,13 @@ def images() -> np.ndarray:
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The batch sizes of what was exported; what runs is forgotten first, as in a new process."""
     exported: list[int] = []
-    export = exported_graphs.export_onnx
+    export = onnx_runtime.export_onnx
 
     def counted(network: nn.Module, rows: int, side: int) -> bytes:
         exported.append(rows)
         return export(network, rows, side)
 
-    monkeypatch.setattr(exported_graphs, "export_onnx", counted)
+    monkeypatch.setattr(onnx_runtime, "export_onnx", counted)
     forget_what_was_built()
     return exported
 

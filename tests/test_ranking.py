@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 from featx import ImageEmbedder, load_backbone, load_image_folder
 from featx._cli.rank import rank
 from featx._errors import FeatxError, ImageDecodeError, ImageDecodeWarning, InputError, WeightsError
-from featx._extraction import graphs as exported_graphs
-from featx._extraction import runtime
+from featx._extraction import onnx_runtime, runtime
 from featx._extraction.onnx_runtime import OnnxRuntime
 from featx._selection import timing
 from featx._selection.ranking import SCORES, order_by_rank, rank_backbones
@@ -125,7 +124,7 @@ def test_the_time_of_an_image_is_that_of_the_network_from_the_graph_that_is_kept
 ) -> None:
     exported: list[int] = []
     ran: list[int] = []
-    export, run = exported_graphs.export_onnx, OnnxRuntime.run
+    export, run = onnx_runtime.export_onnx, OnnxRuntime.run
 
     def counted_export(network: nn.Module, rows: int, side: int) -> bytes:
         exported.append(rows)
@@ -135,7 +134,7 @@ def test_the_time_of_an_image_is_that_of_the_network_from_the_graph_that_is_kept
         ran.append(len(pixels))
         return run(runtime, pixels, *lanes)
 
-    monkeypatch.setattr(exported_graphs, "export_onnx", counted_export)
+    monkeypatch.setattr(onnx_runtime, "export_onnx", counted_export)
     monkeypatch.setattr(OnnxRuntime, "run", counted_run)
     embedder = ImageEmbedder(**TINY | {"runtime": "onnx"})
     timed = 5 + min(5, 2 * torch.get_num_threads())  # and those that come before

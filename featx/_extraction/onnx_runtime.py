@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 import torch
+
+from featx._images.faults import no_warnings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featx._extraction.runtime import Execution
 
 
 class OnnxRuntime:
@@ -78,3 +86,42 @@ class OnnxRuntime:
         return onnxruntime.InferenceSession(
             self._graph, options, providers=["CPUExecutionProvider"]
         )
+
+
+def find_graph(execution: Execution) -> bytes:
+    """Return the graph of a network for one size of batch, kept or exported."""
+    # A network without a name is known by less than all of its code: its graph is not kept.
+    graphs = None if execution.backbone.reference is None else execution.graphs
+    graph = None if graphs is None else graphs.find(execution.key)
+    if graph is None:
+        network = execution.backbone.network(execution.taps)
+        side = execution.backbone.preprocessing.image_size
+        graph = export_onnx(network, execution.plan.batch_size, side)
+        if graphs is not None:
+            graphs.keep(execution.key, graph)
+    return graph
+
+
+def export_onnx(network: nn.Module, rows: int, side: int) -> bytes:
+    """Return a network as a serialised ONNX graph for one batch shape.
+
+    Parameters
+    ----------
+    network : Module
+        Maps uint8 (rows, 3, side, side) to a tuple of tensors.
+    rows, side : int
+        How many images a batch has, and their side in pixels.
+
+    Raises
+    ------
+    torch.onnx.OnnxExporterError
+        When the network cannot be exported, or not at this size of images.
+    """
+    example = torch.zeros(rows, 3, side, side, dtype=torch.uint8)
+    # What torch says to itself while it exports is nothing that a user could act on.
+    with no_warnings:
+        program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    graph: bytes = program.model_proto.SerializeToString()
+    return graph

@@ -13,7 +13,7 @@ from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.providers import load_backbone
 from featx._backbones.taps import choices_of_layers
 from featx._errors import InputError
-from featx._extraction.runtime import choose_plan, in_one_order, replace_plan
+from featx._extraction.runtime import Execution, in_one_order
 from featx._images.archives import split_archive_path
 from featx._store.graphs import GraphStore
 from featx._store.memo import StatMemo
@@ -141,11 +141,8 @@ class EmbeddingRecipe:
         """Return the recipe as it can be executed here, or by what takes its runtime's place."""
         # Without a cache there is nowhere to keep what was not asked for.
         taps = in_one_order(self.taps if cache is None else self.all_taps)
-        return replace(self, plan=choose_plan(self.backbone, taps, self.plan, _open_graphs(cache)))
-
-    def without_runtime(self, taps: tuple[Tap, ...], error: Exception) -> EmbeddingRecipe:
-        """Return the recipe with what takes the place of a runtime that cannot be opened here."""
-        return replace(self, plan=replace_plan(self.backbone, taps, self.plan, None, error))
+        execution = Execution(self.backbone, taps, self.plan, _open_graphs(cache))
+        return replace(self, plan=execution.choose_plan())
 
     def open_stores(self, cache: EmbeddingCache | None, *, use_tables: bool = True) -> Stores:
         """Return the tables of a cache that keep these vectors, its memo and its graphs."""

@@ -7,18 +7,20 @@ kernels run for every batch and a row does not depend on how many others came wi
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 
 from featx._errors import RuntimeFallbackWarning
-from featx._extraction.graphs import find_graph, is_proven, note_proof
-from featx._extraction.precision import check_precision
 from featx._locks import lock_of_process
+from featx._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,18 +58,11 @@ def in_one_order(taps: Iterable[Tap]) -> tuple[Tap, ...]:
     return tuple(sorted(taps, key=lambda tap: (tap.layer, tap.pooling)))
 
 
-def choose_plan(
-    backbone: FrozenBackbone,
-    taps: tuple[Tap, ...],
-    plan: ExecutionPlan,
-    graphs: GraphStore | None = None,
-) -> ExecutionPlan:
-    """Return the plan, or what takes its place where it cannot be built here.
+@dataclass(frozen=True)
+class Execution:
+    """A network, what is taken from it, and how it is executed; nothing is built yet.
 
-    What decides a vector must be known before it is looked up, and the runtime is part of that. So
-    a runtime is built at the first call, unless it was built for this cache before.
-
-    Parameters
+    Attributes
     ----------
     backbone : FrozenBackbone
         What to execute.
@@ -75,141 +70,106 @@ def choose_plan(
         What to take from it.
     plan : ExecutionPlan
         How and where.
-    graphs : GraphStore, optional
+    graphs : GraphStore or None
         Where exported networks are kept.
-
-    Returns
-    -------
-    ExecutionPlan
-        One that can be built.
-
-    Warns
-    -----
-    RuntimeFallbackWarning
-        Once in a process, when it is another one.
     """
-    if plan.fallback is None:
-        return plan
-    chosen = _chosen.setdefault(backbone, {})
-    if (taps, plan) not in chosen:
-        error = _why_not(backbone, taps, plan, graphs)
-        if error is not None:
-            return replace_plan(backbone, taps, plan, graphs, error)
-        chosen[taps, plan] = plan
-    return chosen[taps, plan]
+
+    backbone: FrozenBackbone
+    taps: tuple[Tap, ...]
+    plan: ExecutionPlan
+    graphs: GraphStore | None = None
+
+    @property
+    def key(self) -> str:
+        """What names the graph of a network, and the proof that a runtime can be built."""
+        plan = self.plan
+        cache_keys = [
+            self.backbone.cache_key(
+                tap, runtime=plan.runtime, device_type=plan.device_type, precision=plan.precision
+            )
+            for tap in self.taps
+        ]
+        versions = [__version__, *map(version, _PACKAGES_OF_A_GRAPH)]
+        named = repr((cache_keys, plan.batch_size, versions))
+        return hashlib.sha256(named.encode()).hexdigest()[:32]
+
+    def choose_plan(self) -> ExecutionPlan:
+        """Return the plan, or what takes its place where it cannot be built here.
+
+        What decides a vector must be known before it is looked up, and the runtime is part of that.
+        So a runtime is built at the first call, unless it was built for this cache before.
+
+        Warns
+        -----
+        RuntimeFallbackWarning
+            Once in a process, when it is another one.
+        """
+        if self.plan.fallback is None:
+            return self.plan
+        chosen = _chosen.setdefault(self.backbone, {})
+        if (self.taps, self.plan) not in chosen:
+            if self.graphs is None or not self.graphs.holds(self.key):
+                try:
+                    self.open().prepare()
+                except Exception as error:  # each library has exceptions of its own
+                    return self.replace_plan(error)
+                # A graph that was kept meanwhile is a proof, too.
+                if self.graphs is not None and not self.graphs.holds(self.key):
+                    self.graphs.keep(self.key, b"")
+            chosen[self.taps, self.plan] = self.plan
+        return chosen[self.taps, self.plan]
+
+    def replace_plan(self, error: Exception) -> ExecutionPlan:
+        """Return what takes the place of the plan in this process, or raise why it cannot be built.
+
+        Warns
+        -----
+        RuntimeFallbackWarning
+            With the reason.
+        """
+        if self.plan.fallback is None:
+            raise error
+        instead = replace(self, plan=self.plan.fallback).choose_plan()
+        _chosen.setdefault(self.backbone, {})[self.taps, self.plan] = instead
+        # What an exporter raises tells how to report it; what it was raised from tells why.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        warnings.warn(
+            f"{self.backbone.name} cannot be run as {self.plan.description} here, so it runs as "
+            f"{instead.description}, whose embeddings are kept apart; the reason: "
+            f"{reason[:_LONGEST_REASON]}",
+            RuntimeFallbackWarning,
+            stacklevel=2,
+        )
+        return instead
+
+    def open(self, threads: int | None = None) -> Runtime:
+        """Build what executes the network; the same object for the same arguments.
+
+        By default it computes with `computing_threads`. Whatever a library raises that cannot
+        build it is raised; see `choose_plan`.
+
+        Warns
+        -----
+        PrecisionWarning
+            When bfloat16 moves the vectors of this network.
+        """
+        threads = computing_threads() if threads is None else threads
+        with lock_of_process("network"), torch_threads(threads):
+            return _open_runtime(self, threads, os.getpid())
 
 
-def replace_plan(
-    backbone: FrozenBackbone,
-    taps: tuple[Tap, ...],
-    plan: ExecutionPlan,
-    graphs: GraphStore | None,
-    error: Exception,
-) -> ExecutionPlan:
-    """Return what takes the place of a plan that cannot be built, from now on in this process.
+# What turns a network into a graph; another version may make another one.
+_PACKAGES_OF_A_GRAPH = ("torch", "timm", "torchvision", "onnx", "onnxscript")
 
-    Parameters
-    ----------
-    backbone, taps, plan, graphs
-        As `choose_plan` takes them; the plan must have a fallback.
-    error : Exception
-        Why it cannot be built.
-    """
-    if plan.fallback is None:
-        raise error
-    instead = choose_plan(backbone, taps, plan.fallback, graphs)
-    _chosen.setdefault(backbone, {})[taps, plan] = instead
-    _warn_of_fallback(backbone, plan, instead, error)
-    return instead
-
+_LONGEST_REASON = 300
 
 # By network, and only for as long as somebody else holds it.
 _chosen: WeakKeyDictionary[
     FrozenBackbone, dict[tuple[tuple[Tap, ...], ExecutionPlan], ExecutionPlan]
 ] = WeakKeyDictionary()
-
-
-def _why_not(
-    backbone: FrozenBackbone,
-    taps: tuple[Tap, ...],
-    plan: ExecutionPlan,
-    graphs: GraphStore | None,
-) -> Exception | None:
-    """Return what is raised when a runtime is built; None where it can be."""
-    if is_proven(backbone, taps, plan, graphs):
-        return None
-    try:
-        open_runtime(backbone, taps, plan, graphs).prepare()
-    except Exception as error:  # each library has exceptions of its own
-        return error
-    note_proof(backbone, taps, plan, graphs)
-    return None
-
-
-def _warn_of_fallback(
-    backbone: FrozenBackbone, plan: ExecutionPlan, instead: ExecutionPlan, error: Exception
-) -> None:
-    # What an exporter raises tells how to report it; what it was raised from tells why.
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    warnings.warn(
-        f"{backbone.name} cannot be run as {plan.description} here, so it runs as "
-        f"{instead.description}, whose embeddings are kept apart; the reason: "
-        f"{reason[:_LONGEST_REASON]}",
-        RuntimeFallbackWarning,
-        stacklevel=2,
-    )
-
-
-_LONGEST_REASON = 300
-
-
-class RuntimeUnavailableError(Exception):
-    """A runtime cannot be opened here, although it could be when this cache was last used."""
-
-
-def open_runtime(
-    backbone: FrozenBackbone,
-    taps: tuple[Tap, ...],
-    plan: ExecutionPlan,
-    graphs: GraphStore | None = None,
-    threads: int | None = None,
-) -> Runtime:
-    """Build what executes a backbone; the same object for the same arguments.
-
-    Parameters
-    ----------
-    backbone : FrozenBackbone
-        What to execute.
-    taps : tuple of Tap
-        What to take from it.
-    plan : ExecutionPlan
-        How and where.
-    graphs : GraphStore, optional
-        Where exported networks are kept.
-    threads : int, optional
-        How many threads compute; by default `computing_threads`.
-
-    Returns
-    -------
-    Runtime
-        Ready to run.
-
-    Raises
-    ------
-    Exception
-        Whatever a library raises that cannot build it; see `choose_plan`.
-
-    Warns
-    -----
-    PrecisionWarning
-        When bfloat16 moves the vectors of this network.
-    """
-    threads = computing_threads() if threads is None else threads
-    with lock_of_process("network"), torch_threads(threads):
-        return _open_runtime(backbone, taps, plan, graphs, threads, os.getpid())
 
 
 _HOME_PROCESS = os.getpid()
@@ -241,24 +201,16 @@ def torch_threads(threads: int) -> Iterator[None]:
 # Threads and process are part of the key: a session of ONNX Runtime keeps the number of threads it
 # was opened with, while a worker of joblib may lower it later, and a forked child has none of them.
 @functools.lru_cache(maxsize=4)
-def _open_runtime(
-    backbone: FrozenBackbone,
-    taps: tuple[Tap, ...],
-    plan: ExecutionPlan,
-    graphs: GraphStore | None,
-    threads: int,
-    _process: int,
-) -> Runtime:
+def _open_runtime(execution: Execution, threads: int, _process: int) -> Runtime:
+    backbone, taps, plan = execution.backbone, execution.taps, execution.plan
     if plan.runtime == "onnx":
-        from featx._extraction.onnx_runtime import OnnxRuntime
+        from featx._extraction.onnx_runtime import OnnxRuntime, find_graph
 
-        graph = find_graph(backbone, taps, plan, graphs)
-        return OnnxRuntime(graph, plan.batch_size, threads)
-    from featx._extraction.torch_runtime import CompiledRuntime, TorchRuntime
+        return OnnxRuntime(find_graph(execution), plan.batch_size, threads)
+    from featx._extraction.torch_runtime import CompiledRuntime, TorchRuntime, check_precision
 
     build = CompiledRuntime if plan.runtime == "compile" else TorchRuntime
-    network, side = backbone.network(taps), backbone.preprocessing.image_size
-    runtime = build(network, plan, side)
+    runtime = build(backbone.network(taps), plan, backbone.preprocessing.image_size)
     if plan.precision != "float32":
         check_precision(backbone, taps, plan, runtime)
     return runtime

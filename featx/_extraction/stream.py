@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +17,8 @@ import numpy as np
 from featx._errors import ImageDecodeError, WeightsError
 from featx._extraction.batches import compute_batches
 from featx._extraction.contents import PARCEL_IMAGES, Contents, MemoMistakenError, bytes_in_memory
-from featx._extraction.outlet import Outlet, hand_on_from_a_thread
-from featx._extraction.parcels import Extraction
-from featx._extraction.runtime import (
-    RuntimeUnavailableError,
-    in_one_order,
-    open_runtime,
-    torch_threads,
-)
+from featx._extraction.parcels import Extraction, Outlet
+from featx._extraction.runtime import Execution, in_one_order, torch_threads
 from featx._images.decode import decode_content
 from featx._images.sources import describe_item
 from featx._progress import no_progress
@@ -40,6 +35,7 @@ if TYPE_CHECKING:
     from featx._errors import DecodeFailure
     from featx._extraction.batches import Batch
     from featx._extraction.parcels import OpenParcel, Parcel
+    from featx._extraction.plan import ExecutionPlan
     from featx._extraction.recipe import EmbeddingRecipe, Stores
     from featx._extraction.runtime import Runtime
     from featx._images.limits import Limits
@@ -58,6 +54,14 @@ _OPEN_BYTES = 256 * 2**20
 
 # Bytes of vectors that are remembered here for images that come again.
 _REMEMBERED_BYTES = 256 * 2**20
+
+
+class _RuntimeUnavailableError(Exception):
+    """A runtime cannot be opened here, although it could be when this cache was last used."""
+
+    def __init__(self, plan: ExecutionPlan) -> None:
+        super().__init__()
+        self.plan = plan  # what takes its place
 
 
 class EmbeddingStream:
@@ -134,9 +138,9 @@ class EmbeddingStream:
                 if out is not None and row > 0:
                     raise
                 memo = None
-            except RuntimeUnavailableError as error:
+            except _RuntimeUnavailableError as error:
                 # What was kept of another machine said that it can be built.
-                self.recipe = self.recipe.without_runtime(*error.args)
+                self.recipe = replace(self.recipe, plan=error.plan)
                 self.stores = self._open_stores()
             else:
                 return
@@ -206,7 +210,7 @@ class _Run:
     def parcels(self) -> Generator[Parcel]:
         """Yield the parcels; without threads nothing is under way while one is handed on."""
         if self._stream.num_workers:
-            yield from hand_on_from_a_thread(self.steps, self.outlet)
+            yield from self.outlet.hand_on_from_a_thread(self.steps)
             return
         try:
             with closing(self.steps()) as steps:
@@ -404,16 +408,12 @@ class _Run:
 
     def _open_runtime(self, taps: tuple[Tap, ...]) -> Runtime:
         recipe, stream = self._stream.recipe, self._stream
+        execution = Execution(recipe.backbone, taps, recipe.plan, stream.stores.graphs)
         try:
-            runtime = open_runtime(
-                recipe.backbone, taps, recipe.plan, stream.stores.graphs, stream.threads
-            )
-            n_calls = runtime.calls_at_a_time(self._n_left()) if stream.num_workers else 1
-            runtime.prepare(n_calls)
+            runtime = execution.open(stream.threads)
+            runtime.prepare(runtime.calls_at_a_time(self._n_left()) if stream.num_workers else 1)
         except Exception as error:  # each library has exceptions of its own
-            if recipe.plan.fallback is None:
-                raise
-            raise RuntimeUnavailableError(taps, error) from error
+            raise _RuntimeUnavailableError(execution.replace_plan(error)) from error
         return runtime
 
     def _decode(self, digest: bytes) -> torch.Tensor:
