@@ -18,7 +18,6 @@ from featx._errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
     from typing import BinaryIO
 
 # How often a busy lock is tried again; the locks that are waited for are held for milliseconds.
@@ -173,12 +172,7 @@ class LockedFile:
     def __enter__(self) -> LockedFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

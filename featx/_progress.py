@@ -89,24 +89,13 @@ def progress_bar(description: str, total: int, progress: bool | str = "auto") ->
 
 @contextmanager
 def busy_line(description: str, progress: bool | str = "auto") -> Iterator[None]:
-    """Show that something of unknown length is going on, and for how long it has.
-
-    Parameters
-    ----------
-    description : str
-        What is being done.
-    progress : {"auto"} or bool
-        As `progress_bar` takes it.
-    """
+    """Show that something of unknown length is going on; parameters as of `progress_bar`."""
     if not _is_shown(progress):
         yield
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as line:
-        line.add_task(description, total=None)
+    with Console(stderr=True).status(description):
         yield
 
 

@@ -243,8 +243,8 @@ def test_predictions_are_those_of_all_images_at_once_whatever_the_parcels(
     assert predictions["path"].tolist() == list(photos.data)
     assert predictions["label"].tolist() == model.predict(photos.data).tolist()
     assert predictions.index.tolist() == list(range(len(photos.data)))
-    np.testing.assert_allclose(
-        predictions["probability"], model.predict_proba(photos.data).max(axis=1)
+    np.testing.assert_allclose(  # sums of other lengths round differently
+        predictions["probability"], model.predict_proba(photos.data).max(axis=1), rtol=1e-6
     )
     with pytest.raises(ImageDecodeError, match="none of the 2 images"):
         predict_images(model, [broken, broken], skip_unreadable=True)

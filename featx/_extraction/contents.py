@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -99,9 +98,8 @@ class Contents:
         self._next = start
         self._made: list[Any] = []
         self._kept: dict[int, bytes] = {}
+        # What is read, or is to be, of the parcels under way: bytes by row.
         self._sizes: dict[int, int] = {}
-        self._kept_bytes = 0
-        self._counting = threading.Lock()
         self._from_memo: set[int] = set()
 
     def parcels(self) -> Iterator[OpenParcel]:
@@ -115,7 +113,7 @@ class Contents:
         ahead: deque[_Reading] = deque()
         while self._next < len(self._items) or ahead:
             while self._next < len(self._items) and (
-                not ahead or (len(ahead) <= _PARCELS_AHEAD and self._kept_bytes < _KEPT_BYTES)
+                not ahead or (len(ahead) <= _PARCELS_AHEAD and self._n_bytes_kept() < _KEPT_BYTES)
             ):
                 ahead.append(self._begin())
                 if self._pool is None:
@@ -145,12 +143,14 @@ class Contents:
 
     def drop(self, rows: Sequence[int]) -> None:
         """Let go of contents that are not needed."""
-        if not self._sizes:
-            return
-        for row in rows:
+        for row in rows if self._sizes else ():
             self._kept.pop(row, None)
-            with self._counting:
-                self._kept_bytes -= self._sizes.pop(row, 0)
+            self._sizes.pop(row, None)
+
+    def _n_bytes_kept(self) -> int:
+        return sum(
+            list(self._sizes.values())
+        )  # a list at once, as threads that decode take from it
 
     def forget(self, start: int, n_images: int) -> None:
         """Keep nothing of images that are handed on."""
@@ -180,10 +180,7 @@ class Contents:
         self._next = start + len(items)
         del self._made[: len(items)]
         known = {row: digest for row, digest in known.items() if row < self._next}
-        with self._counting:
-            for row in to_read:
-                self._sizes[row] = sizes[row]
-                self._kept_bytes += sizes[row]
+        self._sizes |= {row: sizes[row] for row in to_read}
         self._from_memo.update(known)
         tasks = [(rows, self._submit(rows, items, start)) for rows in cut(to_read, _IMAGES_A_TASK)]
         return _Reading(start, items, known, tasks)
@@ -218,7 +215,6 @@ class Contents:
         try:
             content = read_content(item, self._limits)
         except ImageDecodeError as error:
-            self.drop([row])
             return error
         # Images that came as arrays or bytes are in memory already.
         if isinstance(content, bytes) and content is not item:

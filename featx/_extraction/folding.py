@@ -7,8 +7,8 @@ saves a pass over every activation. ONNX Runtime does the same to its graphs.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,44 +27,52 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-4
 
 
-def fold_batch_norms(network: EmbeddingNetwork, example: torch.Tensor) -> int:
-    """Fold each BatchNorm into the convolution before it, where nobody else sees what is between.
+def fold_batch_norms(network: EmbeddingNetwork, example: torch.Tensor) -> EmbeddingNetwork:
+    """Return a copy with each BatchNorm in the convolution before it, where that changes nothing.
 
     The pairs are found by watching one forward, so that it does not matter how a network is
-    written. Where the outputs are then not the same up to rounding, all is left as it was.
+    written. What is between the two must be seen by nobody else. Where the outputs are then not
+    the same up to rounding, the copy is as the network was.
 
     Parameters
     ----------
     network : EmbeddingNetwork
-        Changed in place: pass a copy of a shared one.
+        Left as it is.
     example : Tensor
         uint8 (n, 3, side, side).
 
-    Returns
-    -------
-    int
-        How many were folded.
-
     Examples
     --------
-    >>> import copy
     >>> from featx import load_backbone
     >>> backbone = load_backbone()
-    >>> network = copy.deepcopy(backbone.network(backbone.taps()))
-    >>> fold_batch_norms(network, torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
-    49
+    >>> network = backbone.network(backbone.taps())
+    >>> folded = fold_batch_norms(network, torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
+    >>> any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    False
     """
     with torch.inference_mode(False), torch.no_grad():
-        pairs = _watch(network, example).pairs()
-        before = network(example)
-        folded = [_Fold(network, *pair) for pair in pairs]
-        for fold in folded:
-            fold.apply()
-        if _agree(before, network(example)):
-            return len(folded)
-        for fold in folded:
-            fold.undo()
-        return 0
+        folded = copy.deepcopy(network)
+        pairs = _watch(folded, example).pairs()
+        before = folded(example)
+        for convolution_name, norm_name in pairs:
+            _fold(folded, convolution_name, norm_name)
+        return folded if _agree(before, folded(example)) else copy.deepcopy(network)
+
+
+def _fold(network: nn.Module, convolution_name: str, norm_name: str) -> None:
+    convolution: Any = network.get_submodule(convolution_name)
+    norm: Any = network.get_submodule(norm_name)
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    convolution.weight, convolution.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+    network.set_submodule(norm_name, _WhatIsLeft(norm))
 
 
 def _agree(expected: Sequence[torch.Tensor], actual: Sequence[torch.Tensor]) -> bool:
@@ -146,42 +154,6 @@ class _Flow:
             and not any(self._is_tapped[name] for name in writers)
             and not norm._forward_pre_hooks
         )
-
-
-@dataclass
-class _Fold:
-    """One BatchNorm in its convolution."""
-
-    network: nn.Module
-    convolution_name: str
-    norm_name: str
-
-    def __post_init__(self) -> None:
-        self._convolution: Any = self.network.get_submodule(self.convolution_name)
-        self._norm = self.network.get_submodule(self.norm_name)
-        self._weight: Any = self._convolution.weight
-        self._bias: Any = self._convolution.bias
-
-    def apply(self) -> None:
-        norm: Any = self._norm
-        weight, bias = fuse_conv_bn_weights(
-            self._weight,
-            self._bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
-        self._set(weight.requires_grad_(False), bias.requires_grad_(False), _WhatIsLeft(norm))
-
-    def undo(self) -> None:
-        self._set(self._weight, self._bias, self._norm)
-
-    def _set(self, weight: Any, bias: Any, norm: nn.Module) -> None:
-        self._convolution.weight, self._convolution.bias = weight, bias
-        parent, _, name = self.norm_name.rpartition(".")
-        setattr(self.network.get_submodule(parent), name, norm)
 
 
 class _WhatIsLeft(nn.Module):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,8 +18,6 @@ from featx._errors import InputError, PrecisionWarning
 from featx._extraction.folding import fold_batch_norms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from featx._backbones.embedding_network import EmbeddingNetwork
     from featx._backbones.frozen import FrozenBackbone
     from featx._backbones.taps import Tap
@@ -54,8 +51,7 @@ class TorchRuntime:
         self._device = torch.device(plan.device)
         self._rows = _rows_that_fit.setdefault(network, {}).setdefault(plan, _Rows(plan.batch_size))
         # A copy, because tensors and layout are changed and the backbone is shared.
-        own = copy.deepcopy(network)
-        fold_batch_norms(own, torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        own = fold_batch_norms(network, torch.zeros(1, 3, side, side, dtype=torch.uint8))
         own.compute_in(getattr(torch, plan.precision))
         self._network: Any = own.to(self._device).to(memory_format=torch.channels_last)
 
@@ -109,7 +105,8 @@ class TorchRuntime:
         n_images = len(pixels)
         if n_images < rows:
             pixels = torch.cat([pixels, pixels.new_zeros(rows - n_images, *pixels.shape[1:])])
-        with torch.no_grad(), _exact_float32():
+        exact = _exact_float32 if self._device.type == "cuda" else nullcontext()
+        with torch.no_grad(), exact:
             embeddings = self._forward(pixels)
         return [of_tap[:n_images].numpy() for of_tap in embeddings]
 
@@ -183,53 +180,36 @@ class CompiledRuntime(TorchRuntime):
         self.run(torch.zeros(plan.batch_size, 3, side, side, dtype=torch.uint8))
 
 
-@contextmanager
-def _exact_float32() -> Iterator[None]:
+class _ExactFloat32:
     """Compute float32 in float32: by default GPUs round the inputs of convolutions to TF32.
 
-    The settings are those of the process, and are put back; they do nothing on a CPU.
+    The settings are those of the process: the first call changes them, the last puts them back.
     """
-    if not torch.cuda.is_available():
-        yield
-        return
-    with _settings_lock:
-        _exact.depth += 1
-        if _exact.depth == 1:
-            _exact.enter()
-    try:
-        yield
-    finally:
-        with _settings_lock:
-            _exact.depth -= 1
-            if _exact.depth == 0:
-                _exact.leave()
-
-
-class _ExactSettings:
-    """The settings of two libraries, changed by the first call and put back by the last."""
-
-    depth = 0
 
     def __init__(self) -> None:
+        self._calls = 0
+        self._lock = threading.Lock()
+        cudnn: Any = torch.backends.cudnn
+        self._owners: list[Any] = [cudnn.conv, torch.backends.cuda.matmul]
         self._before: list[str] = []
 
-    def _owners(self) -> list[Any]:
-        cudnn: Any = torch.backends.cudnn
-        return [cudnn.conv, torch.backends.cuda.matmul]
+    def __enter__(self) -> None:
+        with self._lock:
+            self._calls += 1
+            if self._calls == 1:
+                self._before = [owner.fp32_precision for owner in self._owners]
+                for owner in self._owners:
+                    owner.fp32_precision = "ieee"
 
-    def enter(self) -> None:
-        self._before = [owner.fp32_precision for owner in self._owners()]
-        for owner in self._owners():
-            owner.fp32_precision = "ieee"
-
-    def leave(self) -> None:
-        for owner, before in zip(self._owners(), self._before, strict=True):
-            owner.fp32_precision = before
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._calls -= 1
+            if self._calls == 0:
+                for owner, before in zip(self._owners, self._before, strict=True):
+                    owner.fp32_precision = before
 
 
-_exact = _ExactSettings()
-_settings_lock = threading.Lock()
-
+_exact_float32 = _ExactFloat32()
 
 # Below this cosine a vector counts as moved: float32 runtimes agree to 0.9999.
 _LEAST_COSINE = 0.999
