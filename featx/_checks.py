@@ -27,18 +27,7 @@ def brief(value: object) -> str:
 
 
 def refuse(name: str, value: object, expected: str, known: Iterable[str] = ()) -> InputError:
-    """Return the error that a parameter is not what it may be, to be raised.
-
-    Parameters
-    ----------
-    name : str
-        The parameter.
-    value : object
-        What was got.
-    expected : str
-        What it may be, in words.
-    known : iterable of str
-        What a mistyped text may have meant.
+    """Return the error that a parameter is not what it may be; a mistyped text meant one known.
 
     Examples
     --------

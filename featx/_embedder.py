@@ -17,9 +17,8 @@ from featx._errors import (
 )
 from featx._extraction.contents import checked_images, is_made_on_demand
 from featx._extraction.parcels import refuse_all_failed
-from featx._extraction.plan import plan_execution
 from featx._extraction.recipe import EmbeddingRecipe, choose_backbone, choose_further_taps
-from featx._extraction.runtime import computing_threads
+from featx._extraction.runtime import computing_threads, plan_execution
 from featx._extraction.stream import EmbeddingStream
 from featx._images.limits import Limits
 from featx._images.preprocess import count_views

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written; and locks on files."""
+"""Files that are whole or absent, whatever happens while they are written; and locks."""
 
 from __future__ import annotations
 
@@ -47,22 +47,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def output_file(file: str | os.PathLike[str]) -> Path:
-    """Return the path of a file to write, after checking that it can be one.
-
-    Parameters
-    ----------
-    file : path
-        What somebody asked for.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    InputError
-        It is a folder, or its folder does not exist.
-    """
+    """Return the path of a file to write; InputError where it is a folder, or in none."""
     target = Path(file)
     if target.is_dir():
         raise InputError(f"Got {target} to write to, but it is a folder; name a file")
@@ -75,25 +60,9 @@ def output_file(file: str | os.PathLike[str]) -> Path:
 def write_atomically(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` when the block ends without an error.
 
-    Readers see the old file (or none) until the new one is whole and on the disk.
-
-    Parameters
-    ----------
-    path : Path
-        The file to make or to replace.
-    temporary : Path, optional
-        A name in the same folder that nothing else uses; by default a random one. The file is
-        removed if anything fails.
-
-    Yields
-    ------
-    BinaryIO
-        The temporary file, to be written.
-
-    Raises
-    ------
-    OSError
-        The file could not be written; `path` is as it was before.
+    Readers see the old file (or none) until the new one is whole and on the disk; where anything
+    fails, `path` is as it was before. ``temporary`` is a name in the same folder that nothing else
+    uses, by default a random one.
 
     Examples
     --------
@@ -135,20 +104,6 @@ class LockedFile:
     Each object opens the file itself, so that two of them exclude each other even within one
     thread. Where the file system knows no locks an error is raised; there is no fallback to
     locks that outlive a killed process.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    create : bool
-        Whether to make the file if it is absent.
-
-    Raises
-    ------
-    FileNotFoundError
-        The file is absent and `create` is false.
-    OSError
-        The file cannot be opened, or its file system knows no locks (from the methods that lock).
 
     Examples
     --------
@@ -223,6 +178,23 @@ class LockedFile:
         if self._descriptor is None or not self.is_open:
             raise ValueError("the file is closed")
         return self._descriptor
+
+
+_locks: dict[tuple[object, ...], threading.RLock] = {}
+
+
+def lock_of_process(*name: object) -> threading.RLock:
+    """Return the lock of a name, which one thread holds at a time, as often as it likes.
+
+    A forked child has others than its parent: nobody there would release one that another thread
+    of the parent held at the fork.
+
+    Examples
+    --------
+    >>> lock_of_process("network") is lock_of_process("network")
+    True
+    """
+    return _locks.setdefault((os.getpid(), *name), threading.RLock())
 
 
 def json_text(value: Any) -> str:

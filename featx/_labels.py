@@ -21,23 +21,11 @@ _SHOWN = 5
 def encode_labels(labels: Any, name: str = "labels", *, may_be_one: bool = False) -> np.ndarray:
     """Return the class of each image as a number from 0 on, in the order of first appearance.
 
-    Parameters
-    ----------
-    labels : array-like of shape (n_images,)
-        Anything that can be told apart and hashed.
-    name : str
-        What they are called in an error.
-    may_be_one : bool
-        Whether all of them may be the same.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_images,)
-
     Raises
     ------
     InputError
-        When labels are no sequence, are missing, are numbers of a regression, or all the same.
+        When labels are no sequence, are missing, are numbers of a regression, or all the same and
+        may not be.
 
     Examples
     --------
@@ -71,19 +59,6 @@ def encode_labels(labels: Any, name: str = "labels", *, may_be_one: bool = False
 
 def sort_classes(y: Any, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the classes, sorted as ``classes_`` of a classifier, and the number of each sample's.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-        Strings, integers, booleans or other labels that can be sorted.
-    n_samples : int
-        How many there must be.
-
-    Returns
-    -------
-    classes : ndarray
-        Of the labels' own type.
-    codes : ndarray of int64, shape (n_samples,)
 
     Raises
     ------
@@ -145,18 +120,9 @@ def _is_missing(label: Any) -> bool:
 def weigh_classes(class_weight: Any, classes: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
     """Return the weight of each class in the loss, float32; None where all weigh the same.
 
-    Parameters
-    ----------
-    class_weight : None, "balanced" or dict
-        As scikit-learn takes it: ``"balanced"`` weighs a class by n_samples / (n_classes × its
-        number of samples); a dict gives the weight of each class, 1 where it is not named.
-    classes, codes : ndarray
-        As `sort_classes` returns them.
-
-    Raises
-    ------
-    InputError
-        If it is none of these, or names a class that is not there.
+    As scikit-learn does: ``"balanced"`` weighs a class by n_samples / (n_classes × its number of
+    samples); a dict gives the weight of each class, 1 where it is not named. InputError where it is
+    none of these, or names a class that is not there.
     """
     if class_weight is None:
         return None

@@ -35,20 +35,8 @@ def check_progress(progress: bool | str) -> None:
 def progress_bar(description: str, total: int, progress: bool | str = "auto") -> Iterator[Advance]:
     """Show how far a loop has come, with images a second, the time left and the share found.
 
-    Parameters
-    ----------
-    description : str
-        What is being done.
-    total : int
-        How many images there are to do.
-    progress : {"auto"} or bool
-        ``"auto"`` shows it on a terminal and in a notebook, in the main process only: the workers
-        of a search would write over each other.
-
-    Yields
-    ------
-    callable
-        Call it with the number of images that were done, and how many of them needed no computing.
+    ``"auto"`` shows it on a terminal and in a notebook, in the main process only: the workers of a
+    search would write over each other.
     """
     if total == 0 or not _is_shown(progress):
         yield no_progress

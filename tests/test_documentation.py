@@ -84,7 +84,7 @@ def test_upper_floors_know_lower_floors_and_never_the_other_way() -> None:
         {"_version", "_public"},
         {"_errors"},
         {"_checks"},
-        {"_files", "_locks", "_progress"},
+        {"_files", "_progress"},
         {"_images", "_labels"},
         {"_store", "_parquet"},
         {"_backbones"},

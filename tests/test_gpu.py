@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from featx import ImageEmbedder, load_backbone
-from featx._extraction.plan import plan_execution
-from featx._extraction.runtime import Execution
+from featx._extraction.runtime import Execution, plan_execution
 from featx._extraction.torch_runtime import draw_pictures, least_cosine
 
 if TYPE_CHECKING:

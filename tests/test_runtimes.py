@@ -22,11 +22,10 @@ from torch import nn
 
 from featx import FrozenBackbone, ImageEmbedder, Preprocessing, load_backbone
 from featx._errors import InputError, PrecisionWarning, RuntimeFallbackWarning
-from featx._extraction import plan as plans
+from featx._extraction import runtime as runtimes
 from featx._extraction import torch_runtime
 from featx._extraction.folding import fold_batch_norms
-from featx._extraction.plan import ExecutionPlan, plan_execution
-from featx._extraction.runtime import Execution
+from featx._extraction.runtime import Execution, ExecutionPlan, plan_execution
 from featx._extraction.torch_runtime import draw_pictures, least_cosine
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ print(embedder.execution_)
 def test_a_batch_that_does_not_fit_is_halved_for_good(
     images: np.ndarray, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(plans._BATCH_ON_CPU, "torch", 8)
+    monkeypatch.setitem(runtimes._BATCH_ON_CPU, "torch", 8)
     backbone = frozen(Limited(most=3))
     embedder = ImageEmbedder(backbone, device="cpu", runtime="torch", cache=None)
     with caplog.at_level(logging.WARNING, logger="featx"):

@@ -27,8 +27,8 @@ from featx._backbones.taps import (
 from featx._backbones.weights import tensors_sha256
 from featx._checks import refuse
 from featx._errors import InputError
+from featx._files import lock_of_process
 from featx._images.preprocess import Preprocessing, count_views
-from featx._locks import lock_of_process
 from featx._public import public
 
 if TYPE_CHECKING:

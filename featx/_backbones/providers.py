@@ -23,8 +23,8 @@ from featx._backbones.weights import (
 )
 from featx._checks import check_whole_number, refuse
 from featx._errors import InputError, WeightsError
+from featx._files import lock_of_process
 from featx._images.preprocess import Preprocessing
-from featx._locks import lock_of_process
 from featx._public import public
 
 if TYPE_CHECKING:

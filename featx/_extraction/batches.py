@@ -68,27 +68,10 @@ def compute_batches(
 ) -> Generator[tuple[Batch[Key], dict[Tap, NDArray[np.float32]]]]:
     """Decode images and run the network over them, batch by batch.
 
-    Parameters
-    ----------
-    keys : iterable
-        One an image, drawn only as far ahead as decoding runs.
-    decode : callable
-        Returns the pixels of a key; an `ImageDecodeError` of it becomes a failure of the batch.
-    recipe : EmbeddingRecipe
-        What is computed.
-    taps : tuple of Tap
-        What is taken from the network, in the order of the runtime.
-    runtime : Runtime
-        What computes.
-    n_images : int
-        How many keys there are at most.
-    num_workers : int
-        Threads that decode; with 0 all happens in the calling thread.
-
-    Yields
-    ------
-    tuple
-        A batch, and the vectors of its images for each tap, the views of an image averaged.
+    Keys, one an image and ``n_images`` at most, are drawn only as far ahead as decoding runs; an
+    `ImageDecodeError` of ``decode`` becomes a failure of the batch. Beside each batch stand the
+    vectors of its images for each tap, the views of an image averaged. With ``num_workers=0`` all
+    happens in the calling thread.
     """
     calls = runtime.calls_at_a_time(n_images)
     in_threads = 0 if num_workers == 0 or calls == 1 else calls
@@ -182,16 +165,8 @@ def load_in_order(
 ) -> Generator[tuple[Key, Value]]:
     """Call ``load`` on each key in threads and yield keys and outcomes in the order of the keys.
 
-    Parameters
-    ----------
-    keys : iterable
-        Drawn at most ``ahead`` further than what was yielded.
-    load : callable
-        What to call; what it raises is raised here.
-    num_workers : int
-        Threads; 0 calls ``load`` in the calling thread.
-    ahead : int
-        How many calls may be under way or waiting.
+    Keys are drawn at most ``ahead`` further than what was yielded; what ``load`` raises is raised
+    here. With ``num_workers=0`` it is called in the calling thread.
     """
     if num_workers == 0:
         for key in keys:

@@ -59,21 +59,8 @@ class _Reading:
 class Contents:
     """Reads the images of a sequence ahead of what decodes them; each file is read once.
 
-    Parameters
-    ----------
-    items : sequence
-        Paths, bytes, PIL images, arrays or tensors. A sequence that makes its items when they are
-        taken is asked once for each, in order.
-    memo : StatMemo or None
-        Knows the digests of files that have not changed since they were last read.
-    limits : Limits
-        The largest files that are read.
-    num_workers : int
-        Threads that read; 0 reads in the calling thread.
-    parcel_images : int
-        Images of a parcel at most.
-    start : int
-        The first row to read.
+    A sequence that makes its items when they are taken is asked once for each, in order. With
+    ``num_workers=0`` the calling thread reads; ``start`` is the first row to read.
     """
 
     def __init__(

@@ -23,14 +23,7 @@ class OnnxRuntime:
     Of many images each thread computes its own: threads that need not wait for one another waste
     nothing. A few images are computed one after the other by all threads. The rows are the same.
 
-    Parameters
-    ----------
-    graph : bytes
-        As `export_onnx` returns it.
-    rows : int
-        Images a batch, as in the graph.
-    threads : int
-        How many threads compute.
+    ``rows`` is the number of images of a batch, as in the graph.
     """
 
     def __init__(self, graph: bytes, rows: int, threads: int) -> None:
@@ -49,15 +42,7 @@ class OnnxRuntime:
         return self._threads if n_images >= 2 * self._threads else 1
 
     def run(self, pixels: torch.Tensor, calls: int = 1) -> list[np.ndarray]:
-        """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap.
-
-        Parameters
-        ----------
-        pixels : Tensor
-            Images.
-        calls : int
-            How many calls are under way at a time.
-        """
+        """Map uint8 (n, 3, side, side) to float32 (n, dimension) for each tap."""
         n_images = len(pixels)
         if n_images % self._rows:
             padding = pixels.new_zeros(-n_images % self._rows, *pixels.shape[1:])
@@ -103,14 +88,7 @@ def find_graph(execution: Execution) -> bytes:
 
 
 def export_onnx(network: nn.Module, rows: int, side: int) -> bytes:
-    """Return a network as a serialised ONNX graph for one batch shape.
-
-    Parameters
-    ----------
-    network : Module
-        Maps uint8 (rows, 3, side, side) to a tuple of tensors.
-    rows, side : int
-        How many images a batch has, and their side in pixels.
+    """Return a network as a serialised ONNX graph for one batch: uint8 (rows, 3, side, side).
 
     Raises
     ------

@@ -67,21 +67,12 @@ class Extraction:
 class OpenParcel:
     """A parcel while its vectors come in, layer by layer; images of one content share theirs.
 
-    Parameters
-    ----------
-    start : int
-        The row of its first image among all.
-    items : sequence
-        The images.
-    digests : list of bytes or None
-        Of each image.
-    reasons : dict of int to str
-        Why images could not be read, by their rows among all.
+    Rows are those among all images; ``reasons`` say why images of some could not be read.
 
     Attributes
     ----------
     rows : dict of bytes to list of int
-        The rows among all that show each image.
+        The rows that show each image, by its digest.
     lacking : list of dict of bytes to None
         For each layer the images that have no vector yet, in the order of their rows.
 
@@ -125,17 +116,7 @@ class OpenParcel:
         columns: Sequence[slice],
         is_skipped: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Begin to take vectors.
-
-        Parameters
-        ----------
-        vectors : ndarray of float32, shape (n_images, dimension)
-            Is filled.
-        columns : sequence of slice
-            Where the vectors of each layer stand in a row.
-        is_skipped : ndarray of bool, shape (n_images,), optional
-            Images for which nothing is to be computed.
-        """
+        """Begin to fill vectors; in the columns of each layer, and not for images to be skipped."""
         self.vectors = vectors
         self._columns = columns
         if is_skipped is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from featx._backbones.taps import Tap
-    from featx._extraction.plan import ExecutionPlan
+    from featx._extraction.runtime import ExecutionPlan
     from featx._store.cache import EmbeddingCache
     from featx._store.table import EmbeddingTable
 
@@ -34,19 +34,7 @@ _PACKAGES_OF_A_VECTOR = ("torch", "torchvision", "timm", "pillow", "onnxruntime"
 
 @dataclass(frozen=True)
 class Stores:
-    """Where the embeddings of each layer are kept, and what knows the digests of files.
-
-    Attributes
-    ----------
-    tables : sequence of EmbeddingTable
-        One for each tap; none where nothing is kept.
-    further_tables : sequence of EmbeddingTable
-        One for each further tap.
-    memo : StatMemo or None
-        The digests of files that have not changed.
-    graphs : GraphStore or None
-        Exported networks.
-    """
+    """Where the vectors of each tap are kept, the digests of files, and exported networks."""
 
     tables: Sequence[EmbeddingTable] = ()
     further_tables: Sequence[EmbeddingTable] = ()
@@ -202,15 +190,7 @@ def _open_memo(folder: Path) -> StatMemo:
 
 
 def choose_backbone(backbone: Any, weights: Any, image_size: int | None) -> FrozenBackbone:
-    """Return the network of a name, or the one that is given.
-
-    Raises
-    ------
-    InputError
-        If there is no such network, or weights or image size are given beside one that has its own.
-    WeightsError
-        If its weights are not on this machine.
-    """
+    """Return the network of a name, or the one that is given; errors as of `ImageEmbedder`."""
     if not isinstance(backbone, FrozenBackbone):
         return load_backbone(backbone, weights=weights, image_size=image_size)
     if weights != "default" or image_size is not None:
@@ -224,22 +204,7 @@ def choose_backbone(backbone: Any, weights: Any, image_size: int | None) -> Froz
 def choose_further_taps(
     backbone: FrozenBackbone, also_cache: Any, taps: Sequence[Tap]
 ) -> tuple[Tap, ...]:
-    """Return the taps that are stored beside those that are asked for.
-
-    Parameters
-    ----------
-    backbone : FrozenBackbone
-        The network.
-    also_cache : sequence
-        As `ImageEmbedder` takes it.
-    taps : sequence of Tap
-        What is asked for.
-
-    Returns
-    -------
-    tuple of Tap
-        Each once.
-    """
+    """Return the taps that are stored beside those that are asked for, each once."""
     further: dict[Tap, None] = {}
     for layers, pooling in choices_of_layers("also_cache", also_cache):
         further |= dict.fromkeys(backbone.taps(layers, pooling))

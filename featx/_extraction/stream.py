@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from featx._errors import DecodeFailure
     from featx._extraction.batches import Batch
     from featx._extraction.parcels import OpenParcel, Parcel
-    from featx._extraction.plan import ExecutionPlan
     from featx._extraction.recipe import EmbeddingRecipe, Stores
-    from featx._extraction.runtime import Runtime
+    from featx._extraction.runtime import ExecutionPlan, Runtime
     from featx._images.limits import Limits
     from featx._progress import Advance
     from featx._store.cache import EmbeddingCache
@@ -67,16 +66,9 @@ class _RuntimeUnavailableError(Exception):
 class EmbeddingStream:
     """Embeds sequences of images, parcel by parcel.
 
-    Parameters
-    ----------
-    recipe, cache
-        What is computed and how, and where it is kept.
-    num_workers : int
-        Threads that read and decode. With 0 everything happens in the calling thread.
-    threads : int
-        Threads that the network computes with.
-    stop_at_failure : bool
-        Raise the `ImageDecodeError` of the lowest row instead of noting failures.
+    ``num_workers`` threads read and decode, with 0 everything happens in the calling thread;
+    ``threads`` compute. With ``stop_at_failure`` the `ImageDecodeError` of the lowest row is
+    raised, otherwise failures are noted.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from featx._backbones.embedding_network import EmbeddingNetwork
     from featx._backbones.frozen import FrozenBackbone
     from featx._backbones.taps import Tap
-    from featx._extraction.plan import ExecutionPlan
+    from featx._extraction.runtime import ExecutionPlan
 
 _log = logging.getLogger(__name__)
 
@@ -36,14 +36,7 @@ class TorchRuntime:
     vector by a rounding step. On a CPU its rows are equal to about one part in a million, and not
     always bit for bit: torch shares out its sums by the threads and the memory that it finds.
 
-    Parameters
-    ----------
-    network : EmbeddingNetwork
-        It is copied.
-    plan : ExecutionPlan
-        The device, the arithmetic and the size of a batch.
-    side : int
-        Side of the images, in pixels.
+    The network is copied; ``side`` is that of its images, in pixels.
     """
 
     def __init__(self, network: EmbeddingNetwork, plan: ExecutionPlan, side: int) -> None:
@@ -211,7 +204,7 @@ class _ExactFloat32:
 
 _exact_float32 = _ExactFloat32()
 
-# Below this cosine a vector counts as moved: float32 runtimes agree to 0.9999.
+# What bfloat16 costs. Below this cosine a vector counts as moved: float32 runtimes agree to 0.9999.
 _LEAST_COSINE = 0.999
 
 _N_PICTURES = 8
@@ -221,17 +214,6 @@ def check_precision(
     backbone: FrozenBackbone, taps: tuple[Tap, ...], plan: ExecutionPlan, runtime: TorchRuntime
 ) -> None:
     """Compare what a runtime of lower precision computes with float32, on a few pictures.
-
-    Parameters
-    ----------
-    backbone : FrozenBackbone
-        The network.
-    taps : tuple of Tap
-        What is taken from it.
-    plan : ExecutionPlan
-        How the runtime computes.
-    runtime : Runtime
-        The runtime.
 
     Raises
     ------
@@ -281,22 +263,13 @@ def least_cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def draw_pictures(n_pictures: int, side: int) -> torch.Tensor:
-    """Draw pictures whose statistics are those of photographs, the same at every call.
+    """Return uint8 (n, 3, side, side) with the statistics of photographs, always the same.
 
     They are of discs that cover each other, small ones far more often than large ones (Lee, Mumford
     and Huang, "Occlusion models for natural images", IJCV 2001): flat areas, sharp edges, strong
     colours. They tell networks apart as photographs do: in bfloat16 the least cosine of the three
     packaged networks is 0.996 to 0.997 on them and 0.994 to 0.998 on photographs of clothes, that
     of a ResNet-50 0.99998 and 0.9997 (measured).
-
-    Parameters
-    ----------
-    n_pictures, side : int
-        How many, and of which side in pixels.
-
-    Returns
-    -------
-    Tensor of uint8, shape (n_pictures, 3, side, side)
 
     Examples
     --------

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featx._checks import check_choice, check_flag, check_number, check_whole_number, refuse
 from featx._errors import InputError
-from featx._extraction.plan import plan_execution
+from featx._extraction.runtime import plan_execution
 from featx._finetuning.samples import Portion, split_rows
 from featx._finetuning.training import OPTIMIZERS, SCHEDULES, TrainingPlan
 from featx._labels import check_lengths, list_labels, match_classes, weigh_classes

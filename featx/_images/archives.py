@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeAlias
 
 from featx._errors import ImageDecodeError, InputError, reason_of
-from featx._locks import lock_of_process
+from featx._files import lock_of_process
 
 if TYPE_CHECKING:
     from collections.abc import Collection

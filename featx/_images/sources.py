@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from featx._errors import ImageDecodeError, InputError, reason_of
+from featx._files import lock_of_process
 from featx._images.archives import read_member, split_archive_path
 from featx._images.faults import library_errors
 from featx._images.limits import DEFAULT_LIMITS, Limits
 from featx._images.pixels import checked_array, pixels_from_pillow
-from featx._locks import lock_of_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,8 +23,8 @@ from torch import nn
 from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.taps import Tap
 from featx._errors import InputError
+from featx._files import lock_of_process
 from featx._images.preprocess import Preprocessing
-from featx._locks import lock_of_process
 
 HALF = (0.5, 0.5, 0.5)
 SMALL = Preprocessing(32, 32, "bilinear", HALF, HALF)
