@@ -41,20 +41,7 @@ _HOLDER = b"\nclaimed by:\n"
 
 
 class ClaimFile:
-    """A claim on the disk, held by this process until it is removed.
-
-    Parameters
-    ----------
-    path : Path
-        Its file, which must not exist.
-    digests : sequence of bytes
-        The images that are claimed.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written or locked.
-    """
+    """A claim on the disk, held by this process until it is removed; the file must be a new one."""
 
     def __init__(self, path: Path, digests: Sequence[bytes]) -> None:
         self._path = path
@@ -119,13 +106,7 @@ _heart = _Heart()
 
 
 class ClaimFolder:
-    """The claims of all processes on the rows of one table.
-
-    Parameters
-    ----------
-    table : Path
-        The folder of the table, which must exist when a claim is made.
-    """
+    """The claims of all processes on the rows of a table, whose folder exists when one is made."""
 
     def __init__(self, table: Path) -> None:
         self._table = table
@@ -161,10 +142,7 @@ class ClaimFolder:
         return {name.removesuffix(_SUFFIX) for name in names if CLAIMS.fullmatch(name)}
 
     def heartbeat(self, name: str) -> int | None:
-        """Return what changes every few seconds while the holder of a claim is alive and runs.
-
-        None where there is no such claim.
-        """
+        """Return what changes every few seconds while a claim's holder runs; None without one."""
         try:
             return self._path(name).stat().st_mtime_ns
         except OSError:
@@ -181,17 +159,8 @@ class ClaimFolder:
     def live(self, ignored: Collection[str] = frozenset()) -> dict[bytes, str]:
         """Return each claimed digest with the name of its claim, and remove void claims.
 
-        The short lock must be held.
-
-        Parameters
-        ----------
-        ignored : collection of str
-            Names of claims that count no longer, as their holders do not go on.
-
-        Raises
-        ------
-        OSError
-            A claim cannot be opened or removed.
+        The short lock must be held. Claims with ignored names count no longer, as their holders do
+        not go on.
         """
         claimed: dict[bytes, str] = {}
         for name in self.names():
@@ -204,15 +173,7 @@ class ClaimFolder:
         return claimed
 
     def void(self) -> set[str]:
-        """Return the names of the void claims, which `live` would remove.
-
-        The short lock must be held.
-
-        Raises
-        ------
-        OSError
-            A claim cannot be opened.
-        """
+        """Return the void claims, which `live` would remove; the short lock must be held."""
         void = set()
         for name in self.names():
             with (
@@ -224,13 +185,7 @@ class ClaimFolder:
         return void
 
     def add(self, name: str, digests: Sequence[bytes]) -> ClaimFile:
-        """Claim images; the short lock must be held.
-
-        Raises
-        ------
-        OSError
-            The claim cannot be written.
-        """
+        """Claim images; the short lock must be held."""
         return ClaimFile(self._path(name), digests)
 
     def temporary(self, name: str) -> Path:

@@ -24,12 +24,7 @@ class GraphStore:
     """A folder of serialised graphs, each with a checksum of its bytes.
 
     A folder that cannot be read or written is no error, and a damaged file counts as absent: the
-    graph is exported anew.
-
-    Attributes
-    ----------
-    folder : Path
-        Where they lie. It is made when the first one is kept.
+    graph is exported anew. The folder is made when the first one is kept.
 
     Examples
     --------
@@ -48,13 +43,7 @@ class GraphStore:
         return self._path(key).exists()
 
     def find(self, key: str) -> bytes | None:
-        """Return the graph of a key, or None.
-
-        Parameters
-        ----------
-        key : str
-            32 hexadecimal digits that name everything that can change the graph.
-        """
+        """Return the graph of a key, which names all that can change it, or None."""
         path = self._path(key)
         try:
             content = path.read_bytes()

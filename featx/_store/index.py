@@ -70,12 +70,7 @@ class ShardIndex:
     New shards make a new index, which shares what it can with the old one, so that threads need
     no lock: each works on the index that it has got. Rows lie in a few sorted segments, of which
     equally large ones are merged, so that a row is sorted a logarithmic number of times although
-    shards appear one after the other.
-
-    Attributes
-    ----------
-    shards : dict of str to Shard
-        The shards by the name of their file, the oldest first.
+    shards appear one after the other. ``shards`` has them by their names, the oldest first.
 
     Examples
     --------
@@ -112,17 +107,7 @@ class ShardIndex:
         return new
 
     def contains(self, digests: Collection[bytes]) -> NDArray[np.bool_]:
-        """Return which digests have a row that is not known to be damaged.
-
-        Parameters
-        ----------
-        digests : collection of bytes
-            16 bytes each.
-
-        Returns
-        -------
-        ndarray of bool, shape (n,)
-        """
+        """Return which digests have a row that is not known to be damaged."""
         contained = np.zeros(len(digests), np.bool_)
         for _, wanted, _ in self._places(digest_keys(digests)):
             contained[wanted] = True
@@ -131,21 +116,10 @@ class ShardIndex:
     def serve(
         self, digests: Sequence[bytes], report_damage: Callable[[Shard], None]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-        """Yield the stored ones of some digests with their embeddings, piece by piece.
+        """Yield positions in ``digests`` of what is stored, and the verified embeddings, in pieces.
 
-        Parameters
-        ----------
-        digests : sequence of bytes
-            16 bytes each, without repeats.
-        report_damage : callable
-            Called with a shard some rows of which are damaged; they are forgotten.
-
-        Yields
-        ------
-        positions : ndarray of int, shape (n_served,)
-            Positions in `digests`.
-        vectors : ndarray of float32, shape (n_served, dimension)
-            Their embeddings, each verified.
+        Digests have no repeats; damage is reported with the shard, and its damaged rows are
+        forgotten.
         """
         pending = np.ones(len(digests), np.bool_)
         for segment, wanted, places in self._places(digest_keys(digests)):

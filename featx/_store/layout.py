@@ -50,14 +50,9 @@ def table_folder(root: Path, version: int, fingerprint: str) -> Path:
 
 
 def table_folders(root: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the format version and the folder of each table of a cache.
+    """Yield the format version and the folder of each table of a cache; an absent one has none.
 
     Folders that look like it but have neither shards nor claims are somebody else's.
-
-    Raises
-    ------
-    OSError
-        A folder cannot be read; one that is absent has no tables.
     """
     for version in _folders(root):
         match = _VERSIONS.fullmatch(version.name)
@@ -68,13 +63,7 @@ def table_folders(root: Path) -> Iterator[tuple[int, Path]]:
 
 
 def files_of(folder: Path, names: re.Pattern[str] = SHARDS) -> dict[str, os.stat_result]:
-    """Return the files of a folder with names of a kind; links are left out.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be read; one that is absent has no files.
-    """
+    """Return the files of a folder with names of a kind, links left out; none where it is absent."""
     found = {}
     try:
         with os.scandir(folder) as entries:
@@ -90,13 +79,7 @@ def files_of(folder: Path, names: re.Pattern[str] = SHARDS) -> dict[str, os.stat
 
 
 def evictable_files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield what the limit of a cache is about: the shards of all tables, and the graphs.
-
-    Raises
-    ------
-    OSError
-        A folder cannot be read.
-    """
+    """Yield what the limit of a cache is about: the shards of all tables, and the graphs."""
     for _, folder in table_folders(root):
         for name, status in files_of(folder).items():
             yield folder / name, status
@@ -105,13 +88,7 @@ def evictable_files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def files_beside(root: Path) -> dict[Path, os.stat_result]:
-    """Return what the limit is not about: the files of the memo, temporary files of graphs.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be read.
-    """
+    """Return what the limit is not about: the files of the memo, temporary files of graphs."""
     kinds = ((root / MEMO_NAME, _MEMO_FILES), (root / GRAPHS_NAME, GRAPH_TEMPORARY_FILES))
     return {
         folder / name: status
@@ -121,13 +98,7 @@ def files_beside(root: Path) -> dict[Path, os.stat_result]:
 
 
 def foreign_files(folder: Path) -> list[Path]:
-    """Return what lies in the folder of a table and is not the cache's own.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be read.
-    """
+    """Return what lies in the folder of a table and is not the cache's own."""
     claims = folder / CLAIMS_NAME
     own = {*(folder / name for name in files_of(folder, TABLE_FILES)), claims}
     own.update(claims / name for name in files_of(claims, CLAIM_FILES))

@@ -100,8 +100,6 @@ class Observation(NamedTuple):
 
     Attributes
     ----------
-    path : str
-        The path, as it was given.
     identity : bytes or None
         Its device, inode, size and times; None where there is no such file, or no regular one.
     clock_ns : int
@@ -119,17 +117,11 @@ class Observation(NamedTuple):
 class StatMemo:
     """The digests of files that have not changed since they were read.
 
-    Several processes and threads may use one folder at once. A process has one connection to the
-    database, which a forked child does not take over.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the database lies. It is made when something is to be remembered.
-    split_archive_path : callable, optional
-        Returns the archive that a path goes into and the name inside it, or None, by the folder
-        of the path. A path in an archive, as ``photos.zip/cats/1.jpg``, has the identity of the
-        archive. Without it such paths are not remembered.
+    Several processes and threads may use one folder at once; it is made when something is to be
+    remembered. A process has one connection to the database, which a forked child does not take
+    over. A path in an archive, as ``photos.zip/cats/1.jpg``, has the identity of the archive:
+    ``split_archive_path`` returns it and the name inside, or None. Without it such paths are not
+    remembered.
 
     Examples
     --------
@@ -162,24 +154,9 @@ class StatMemo:
         return StatMemo, (self.folder, self._split_archive_path)
 
     def lookup(self, paths: Sequence[str], max_bytes: int | None = None) -> list[bytes | None]:
-        """Return the digests of files, without opening any of them.
+        """Return the digests of files, without opening any of them; None where one is not known.
 
-        Parameters
-        ----------
-        paths : sequence of str
-            Of files, or of images in archives; relative ones start at the current folder.
-        max_bytes : int, optional
-            Files that are larger count as not known.
-
-        Returns
-        -------
-        list of (bytes of length 16) or None
-            In the order of the request; None where the content is not known, for whatever reason.
-
-        Warns
-        -----
-        CacheWarning
-            The database cannot be used; once.
+        Files of more than ``max_bytes`` count as not known.
         """
         digests: list[bytes | None] = [None] * len(paths)
         if not paths or not self.path.exists():
@@ -201,46 +178,16 @@ class StatMemo:
         return digests
 
     def observe(self, path: str) -> Observation:
-        """Return what a file is like; to be called before the file is opened for reading.
-
-        Parameters
-        ----------
-        path : str
-            Of a file, or of an image in an archive.
-
-        Returns
-        -------
-        Observation
-            To be passed to `remember` with the digest of what is then read.
-        """
+        """Return what a file is like; to be called before the file is opened for reading."""
         clock_ns = _clock_ns()  # never after the reading has begun: later writes must be later
         return Observation(path, self._identifier()(path), clock_ns)
 
     def remember(self, observed: Sequence[tuple[Observation, bytes]]) -> bool:
-        """Record the digests of files that were read after they were observed.
+        """Record the digests of files that were read after they were observed; False if it cannot.
 
-        Files that have changed since, or were too young when they were observed, are left out.
-
-        Parameters
-        ----------
-        observed : sequence of (Observation, bytes)
-            With the digest of each content, 16 bytes. Of several of one path the last one counts.
-
-        Returns
-        -------
-        bool
-            False if they cannot be kept. Nothing is lost by it but time.
-
-        Warns
-        -----
-        CacheWarning
-            The database cannot be used; once. A folder that cannot be made is left to the cache
-            to tell of.
-
-        Raises
-        ------
-        InputError
-            A digest has not 16 bytes.
+        Files that have changed since, or were too young when they were observed, are left out. Of
+        several of one path the last one counts. A folder that cannot be made is left to the cache
+        to tell of.
         """
         for _, digest in observed:
             if len(digest) != _DIGEST_BYTES:

@@ -19,7 +19,6 @@ from featx._store.shards import check_digests
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -50,22 +49,10 @@ class _Share:
 
 
 class Claim:
-    """Images that this session computes, and no other; of `Session.claim`.
+    """Images that this session computes, and no other, in the order asked for; of `Session.claim`.
 
     It may be stored and released by another thread than the one that made it. Leaving it as a
     context manager releases it.
-
-    Parameters
-    ----------
-    digests : tuple of bytes
-        The images.
-    shares : sequence of _Share
-        What is held of them in each table.
-
-    Attributes
-    ----------
-    digests : tuple of bytes
-        The images to compute here and now, in the order in which they were asked for.
     """
 
     def __init__(self, digests: tuple[bytes, ...], shares: Sequence[_Share]) -> None:
@@ -78,12 +65,7 @@ class Claim:
     def __enter__(self) -> Claim:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def store(self, table: int, digests: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
@@ -210,11 +192,6 @@ class Session:
     deferred : dict of bytes to None
         The images that were stored or claimed by others since the last `collect`.
 
-    Raises
-    ------
-    InputError
-        A digest has not 16 bytes, or a table is named twice.
-
     Examples
     --------
     >>> import tempfile
@@ -261,12 +238,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for claim in dict.fromkeys(self._open_claims.values()):
             claim.close()
 
@@ -289,16 +261,9 @@ class Session:
                 known.pop(digest, None)
 
     def collect(self) -> Iterator[tuple[int, list[bytes], NDArray[np.float32]]]:
-        """Yield what of the remaining images is stored by now, in parts and in no set order.
+        """Yield what of the remaining images is stored by now: table number, digests and vectors.
 
-        Yields
-        ------
-        table : int
-            The number of the table, from 0.
-        digests : list of bytes
-            Images that are stored there; in this table they are not wanted any longer.
-        vectors : ndarray of float32, shape (n, dimension of the table)
-            Their embeddings.
+        In parts and in no set order; in this table they are not wanted any longer.
         """
         # Those that were put off come first: they were asked for first.
         self.candidates = OrderedDict.fromkeys((*self.deferred, *self.candidates))

@@ -39,18 +39,7 @@ def new_shard_name() -> str:
 
 
 def shard_schema(fingerprint: str, dimension: int) -> pa.Schema:
-    """Return the schema of a shard: digest, embedding and checksum of each row.
-
-    Parameters
-    ----------
-    fingerprint : str
-        What computed the embeddings; a shard of another fingerprint is never read.
-    dimension : int
-        The length of an embedding.
-
-    Returns
-    -------
-    pyarrow.Schema
+    """Return the schema of a shard; one of another fingerprint is never read.
 
     Examples
     --------
@@ -73,47 +62,19 @@ def shard_schema(fingerprint: str, dimension: int) -> pa.Schema:
 
 
 def check_digests(digests: Collection[bytes]) -> None:
-    """Refuse digests that have not 16 bytes.
-
-    Raises
-    ------
-    InputError
-        One has another length.
-    """
+    """Raise InputError for digests that have not 16 bytes."""
     wrong = {len(digest) for digest in digests} - {DIGEST_BYTES}
     if wrong:
         raise InputError(f"Got a digest of {min(wrong)} bytes, expected {DIGEST_BYTES}")
 
 
 def digest_keys(digests: Iterable[bytes]) -> NDArray[np.uint64]:
-    """Return digests as numbers, for what is done to many of them at once.
-
-    Parameters
-    ----------
-    digests : iterable of bytes
-        16 bytes each.
-
-    Returns
-    -------
-    ndarray of uint64, shape (n, 2)
-    """
+    """Return digests as uint64 (n, 2), for what is done to many of them at once."""
     return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
 
 
 def checksums(digests: Iterable[bytes], vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return the xxh3-64 of each digest and its vector, so that neither serves for another.
-
-    Parameters
-    ----------
-    digests : iterable of bytes
-        One per row.
-    vectors : ndarray of float32, shape (n, dimension)
-        C-contiguous.
-
-    Returns
-    -------
-    ndarray of uint64, shape (n,)
-    """
+    """Return the xxh3-64 of each digest and its vector, so that neither serves for another."""
     return np.fromiter(map(_checksum, digests, vectors), np.uint64, count=len(vectors))
 
 
@@ -126,24 +87,7 @@ def _checksum(digest: bytes, vector: NDArray[np.float32]) -> int:
 def write_shard(
     file: BinaryIO, schema: pa.Schema, digests: Sequence[bytes], vectors: NDArray[np.float32]
 ) -> None:
-    """Write rows as one shard.
-
-    Parameters
-    ----------
-    file : binary file
-        Where to.
-    schema : pyarrow.Schema
-        Of `shard_schema`.
-    digests : sequence of bytes
-        16 bytes each.
-    vectors : ndarray of float32, shape (n, dimension)
-        C-contiguous; row i belongs to digest i.
-
-    Raises
-    ------
-    OSError
-        The file could not be written.
-    """
+    """Write rows, C-contiguous float32 (n, dimension), as one shard; row i belongs to digest i."""
     elements = _array(pa.float32(), vectors.size, vectors)
     columns = [
         _array(schema.field("digest").type, len(digests), b"".join(digests)),
@@ -170,19 +114,8 @@ class Shard:
 
     The file itself is closed again, so that thousands of shards cost no descriptors.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    schema : pyarrow.Schema
-        The schema it must have.
-
     Attributes
     ----------
-    path : Path
-        The file.
-    size : int
-        Its bytes.
     last_used : float
         When a row was last stored or read, as its file tells, in seconds since 1970; at most an
         hour too early.
@@ -223,21 +156,9 @@ class Shard:
     def read(
         self, rows: NDArray[np.integer[Any]] | slice, digests: Sequence[bytes]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Copy rows out and verify them.
+        """Copy rows out; return which are as they were stored for these digests, and their vectors.
 
-        Parameters
-        ----------
-        rows : ndarray of int, shape (n,), or slice
-            Which ones.
-        digests : sequence of bytes
-            The digest that each of them should have.
-
-        Returns
-        -------
-        sound : ndarray of bool, shape (n,)
-            Which rows are as they were stored, for these digests.
-        vectors : ndarray of float32, shape (n, dimension)
-            Their embeddings; of rows that are not sound, anything.
+        Of rows that are not sound the vectors are anything.
         """
         vectors = self._vectors[rows].copy() if isinstance(rows, slice) else self._vectors[rows]
         return checksums(digests, vectors) == self._checksums[rows], vectors

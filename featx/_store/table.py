@@ -41,20 +41,8 @@ class EmbeddingTable:
 
     An object sees what others store while it is in use. It may be used by several threads. A
     table that cannot be read or written is no error: it issues one `CacheWarning` for each kind
-    of trouble, and what it does not serve is computed.
-
-    Parameters
-    ----------
-    folder : Path
-        Where its shards lie.
-    fingerprint : str
-        What computed the embeddings.
-    dimension : int
-        The length of an embedding.
-    recipe : mapping, optional
-        What the fingerprint stands for, as JSON types.
-    max_bytes : int, optional
-        What the cache that it belongs to may take on the disk; by default anything.
+    of trouble, and what it does not serve is computed. ``recipe`` says what the fingerprint stands
+    for, as JSON types; ``max_bytes`` is what the whole cache may take on the disk.
     """
 
     def __init__(
@@ -86,29 +74,7 @@ class EmbeddingTable:
         )
 
     def lookup(self, digests: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Return the stored embeddings of images.
-
-        Parameters
-        ----------
-        digests : sequence of bytes
-            16 bytes each; repeats are allowed.
-
-        Returns
-        -------
-        found : ndarray of bool, shape (n,)
-            Which of them are stored, and sound.
-        vectors : ndarray of float32, shape (n_found, dimension)
-            Their embeddings, in the order of the request.
-
-        Warns
-        -----
-        CacheWarning
-            Rows or shards are damaged and were passed over, or the folder cannot be read.
-
-        Raises
-        ------
-        InputError
-            A digest has not 16 bytes.
+        """Return which images are stored, and sound, and the vectors of those in the order asked.
 
         Examples
         --------
@@ -142,33 +108,13 @@ class EmbeddingTable:
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
         """Yield the stored ones of some digests with their embeddings, piece by piece.
 
-        Parameters
-        ----------
-        digests : sequence of bytes
-            16 bytes each, without repeats.
-
-        Yields
-        ------
-        positions : ndarray of int, shape (n_served,)
-            Positions in `digests` of what is stored, and sound.
-        vectors : ndarray of float32, shape (n_served, dimension)
-            Their embeddings.
+        There are positions in ``digests``, which has no repeats, and float32 (n_served, dimension).
         """
         self.refresh()
         yield from self._index.serve(digests, self._report_damage)
 
     def contains(self, digests: Collection[bytes]) -> NDArray[np.bool_]:
-        """Return which digests were stored at the last `refresh`, as far as is known.
-
-        Parameters
-        ----------
-        digests : collection of bytes
-            16 bytes each.
-
-        Returns
-        -------
-        ndarray of bool, shape (n,)
-        """
+        """Return which digests were stored at the last `refresh`, as far as is known."""
         return self._index.contains(digests)
 
     def refresh(self) -> None:
@@ -182,13 +128,7 @@ class EmbeddingTable:
             before = listed
 
     def make(self) -> None:
-        """Make the folder, for its owner alone.
-
-        Raises
-        ------
-        OSError
-            It cannot be made.
-        """
+        """Make the folder, for its owner alone."""
         for folder in (*reversed(self.folder.parents[:2]), self.folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -213,19 +153,8 @@ class EmbeddingTable:
     ) -> None:
         """Write rows as one new shard, which is on the disk when this returns.
 
-        Parameters
-        ----------
-        digests : sequence of bytes
-            16 bytes each.
-        vectors : ndarray of float32, shape (n, dimension)
-            Row i belongs to digest i.
-        temporary : Path
-            A name in the folder that nothing else uses.
-
-        Raises
-        ------
-        OSError
-            The shard could not be written; nothing of it is left.
+        Row i belongs to digest i; ``temporary`` is a name in the folder that nothing else uses.
+        Where an OSError is raised nothing of the shard is left.
         """
         if not digests:
             return
@@ -236,13 +165,7 @@ class EmbeddingTable:
         keep_up(self, path)
 
     def check(self, digests: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Refuse rows that do not fit the table.
-
-        Raises
-        ------
-        InputError
-            The digests have not 16 bytes, or the vectors are of another shape or type.
-        """
+        """Raise InputError for rows that do not fit the table."""
         check_digests(digests)
         expected = (len(digests), self.dimension)
         if vectors.dtype != np.float32 or vectors.shape != expected:

@@ -45,15 +45,7 @@ _totals: dict[Path, tuple[int, int]] = {}
 
 
 def keep_up(table: EmbeddingTable, written: Path) -> None:
-    """Do what is due after a shard was written; trouble is left for the next time.
-
-    Parameters
-    ----------
-    table : EmbeddingTable
-        Where it was written.
-    written : Path
-        The shard.
-    """
+    """Do what is due after a shard was written; trouble is left for the next time."""
     root = table.folder.parents[1]
     with contextlib.suppress(OSError, MemoryError):
         n_written = written.stat().st_size
@@ -78,37 +70,15 @@ def keep_up(table: EmbeddingTable, written: Path) -> None:
 
 
 def total_bytes(root: Path) -> int:
-    """Return what a cache takes of its limit: all its shards and graphs.
-
-    Raises
-    ------
-    OSError
-        A folder cannot be read.
-    """
+    """Return what a cache takes of its limit: all its shards and graphs."""
     return sum(status.st_size for _, status in evictable_files(root))
 
 
 def drop_oldest(root: Path, max_bytes: int, *, unused_since: float = 0.0) -> dict[Path, int]:
     """Remove shards and graphs, those that were not used for the longest time first.
 
-    Parameters
-    ----------
-    root : Path
-        The folder of the cache, whose upkeep lock must be held.
-    max_bytes : int
-        What is left may take so much.
-    unused_since : float
-        Remove also what was last used before this time, in seconds since 1970.
-
-    Returns
-    -------
-    dict of Path to int
-        What was removed, and how many bytes each took.
-
-    Raises
-    ------
-    OSError
-        A folder cannot be read, or a file cannot be removed.
+    What is left takes at most ``max_bytes``; what was last used before ``unused_since``, in seconds
+    since 1970, is removed too. The upkeep lock must be held. Return the bytes of what was removed.
     """
     files = sorted(evictable_files(root), key=lambda file: file[1].st_mtime_ns)
     left = sum(status.st_size for _, status in files)
@@ -123,19 +93,7 @@ def drop_oldest(root: Path, max_bytes: int, *, unused_since: float = 0.0) -> dic
 
 
 def choose_to_merge(sizes: Mapping[str, int], largest: int) -> list[str]:
-    """Return the names of shards that should become one, the oldest first.
-
-    Parameters
-    ----------
-    sizes : mapping of str to int
-        The bytes of each shard.
-    largest : int
-        About the bytes that a merged shard may have.
-
-    Returns
-    -------
-    list of str
-        Empty when there are too few of one size.
+    """Return the names of shards that should become one of about so many bytes, oldest first.
 
     Examples
     --------
@@ -156,27 +114,11 @@ def choose_to_merge(sizes: Mapping[str, int], largest: int) -> list[str]:
 
 
 def merge_shards(table: EmbeddingTable, names: Sequence[str]) -> int:
-    """Put one shard in the place of several; damaged and repeated rows are left out.
+    """Put one shard in the place of several; return how many damaged rows were left out.
 
-    Whoever reads meanwhile finds each row all the time: the new shard is in its place before the
-    old ones are removed. The upkeep lock must be held.
-
-    Parameters
-    ----------
-    table : EmbeddingTable
-        Where they are.
-    names : sequence of str
-        The shards. Those that cannot be read are left where they are.
-
-    Returns
-    -------
-    int
-        How many damaged rows were left out.
-
-    Raises
-    ------
-    OSError
-        The new shard could not be written; the old ones are still there.
+    Repeated rows are left out too, and shards that cannot be read stay where they are. Whoever
+    reads meanwhile finds each row all the time: the new shard is in its place before the old ones
+    are removed, and where it cannot be written they are still there. The upkeep lock must be held.
     """
     shards = []
     for name in names:
