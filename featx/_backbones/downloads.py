@@ -196,14 +196,8 @@ PublishedWeights: TypeAlias = PackagedWeights | TorchHubWeights | HuggingFaceWei
 def obtain_weights(name: str, published: PublishedWeights, *, download: bool = False) -> Path:
     """Return the file of a network's published weights, fetching it only if that was allowed.
 
-    Its content is not checked yet.
-
-    Raises
-    ------
-    WeightsError
-        When the weights are not on this machine and may not, or cannot, be fetched.
-    InputError
-        When the environment variable ``FEATX_DOWNLOAD`` is neither 0 nor 1.
+    Its content is not checked yet. WeightsError when the weights are not on this machine and may
+    not, or cannot, be fetched.
     """
     file = published.find()
     if file is not None:

@@ -48,11 +48,6 @@ class Normalization(nn.Module):
     It belongs to the network rather than to the images: a batch of uint8 is a quarter of the bytes
     to keep, to queue and to move to a device.
 
-    Parameters
-    ----------
-    preprocessing : Preprocessing
-        The recipe.
-
     Examples
     --------
     >>> from featx import Preprocessing

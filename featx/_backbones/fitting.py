@@ -25,22 +25,9 @@ def load_tensors(
 ) -> tuple[str, ...]:
     """Copy the tensors of a file into a network, which is unchanged if they do not fit.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The network, its classifier included.
-    tensors : dict of str to Tensor
-        What the file holds; a ``module.`` before every name is left out.
-    classifier : sequence of str
-        The modules that only features do not need: their tensors may be missing, unexpected or of
-        another number of classes, and are then left as they are.
-    source : str
-        The file, for messages.
-
-    Returns
-    -------
-    tuple of str
-        The tensors of the classifier that did not fit.
+    Tensors of the ``classifier``, the modules that only features do not need, may be missing,
+    unexpected or of another number of classes, and are then left as they are; their names are
+    returned. A ``module.`` before every name is left out.
 
     Raises
     ------
@@ -69,12 +56,9 @@ def load_tensors(
 
 
 def check_finite(module: nn.Module, classifier: Sequence[str], source: str) -> None:
-    """Refuse a network that could only compute NaN: its training broke down, or its file did.
+    """Raise WeightsError for a network that could only compute NaN.
 
-    Raises
-    ------
-    WeightsError
-        When a tensor outside its ``classifier`` holds NaN.
+    A tensor outside its ``classifier`` holds it: its training broke down, or its file did.
     """
     broken = [
         name

@@ -60,13 +60,6 @@ class UnbuiltNetwork:
 
     Where its graph or its embeddings are kept it is never built, and a fresh process saves the time
     to import timm and to build it: half a second, for each worker of a search too.
-
-    Attributes
-    ----------
-    build : callable
-        Returns the module.
-    dimension : int
-        Length of its penultimate vector.
     """
 
     build: Callable[[], nn.Module]

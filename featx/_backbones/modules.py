@@ -33,20 +33,10 @@ def copy_frozen(module: nn.Module) -> nn.Module:
     """Return a copy of a network that the original can no longer change, and that changes nothing.
 
     The copy has tensors of its own, contiguous, on the CPU, in float32 where they are of floating
-    point; it is in eval mode and without gradients. Hooks are left behind, because they are the
-    observers of somebody else; those by which torch itself computes weights (``weight_norm``,
-    ``spectral_norm``, pruning) are part of the network and stay.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        In any state and on any device; wrappers of ``torch.compile`` and data parallelism are
-        taken off. It is not changed.
-
-    Returns
-    -------
-    torch.nn.Module
-        The copy.
+    point; it is in eval mode and without gradients. Wrappers of ``torch.compile`` and data
+    parallelism are taken off. Hooks are left behind, because they are the observers of somebody
+    else; those by which torch itself computes weights (``weight_norm``, ``spectral_norm``, pruning)
+    are part of the network and stay.
 
     Raises
     ------

@@ -40,24 +40,11 @@ class Layout:
 def find_layout(
     shape: tuple[int, ...], *, prefix_tokens: int | None = None, class_token: bool = False
 ) -> Layout | None:
-    """Tell the layout of an output by its shape.
+    """Tell the layout of an output by its shape; None where it is not one thing per image.
 
     Of the four axes of a map, height and width are the two that are equal, because the input is a
-    square: the last two, or with channels last the two in the middle.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The output's shape for one image, the axis of the images included.
-    prefix_tokens : int, optional
-        How many tokens the network itself says to put before the patches.
-    class_token : bool
-        Whether the network has a class token.
-
-    Returns
-    -------
-    Layout or None
-        None where the output is not one vector, map or sequence per image.
+    square: the last two, or with channels last the two in the middle. ``prefix_tokens`` is how many
+    tokens the network itself says to put before the patches.
 
     Examples
     --------
@@ -85,16 +72,11 @@ def find_layout(
 
 
 def check_pooling(pooling: str, layout: Layout, shape: tuple[int, ...], layer: str) -> None:
-    """Refuse a pooling that the output of a layer does not allow.
+    """Raise InputError for a pooling that the output of a layer does not allow.
 
     A vector has nothing left to pool, so that ``"avg"``, ``"max"``, ``"gem"`` and ``"flatten"``
-    leave it as it is.
-
-    Raises
-    ------
-    InputError
-        For a grid over a vector or over tokens that do not form a square, and for ``"cls"`` where
-        the network has no class token.
+    leave it as it is. Refused are a grid over a vector or over tokens that do not form a square,
+    and ``"cls"`` where the network has no class token.
     """
     if pooling == "cls" and not layout.class_token:
         raise InputError(
@@ -116,22 +98,9 @@ def check_pooling(pooling: str, layout: Layout, shape: tuple[int, ...], layer: s
 
 
 def pool(output: torch.Tensor, pooling: str, layout: Layout) -> torch.Tensor:
-    """Reduce a layer's output to one vector per image.
+    """Reduce a layer's output, float (n, …), to float32 (n, dimension) with numbers of its own.
 
-    Parameters
-    ----------
-    output : torch.Tensor of float, shape (n, …)
-        As the layer put it out.
-    pooling : str
-        One of `POOLINGS`, which `check_pooling` lets through.
-    layout : Layout
-        How the output lies.
-
-    Returns
-    -------
-    torch.Tensor of float32, shape (n, dimension)
-        Numbers of its own, which later operations in place do not reach. Where there are several
-        places, channel after channel and within each row after row.
+    Where there are several places, channel after channel and within each row after row.
 
     Examples
     --------

@@ -72,12 +72,7 @@ def probe_network(
     """Run a network, which is not changed, on one blank image, and note the shapes.
 
     ``classifier`` is the module whose input is the penultimate vector; with None the network itself
-    is asked. ``backbone`` is what to call it in an error.
-
-    Raises
-    ------
-    InputError
-        When the network cannot take such an image.
+    is asked. InputError when the network cannot take such an image.
     """
     # Whoever reached for the module may have left it in another mode.
     network: Any = share_tensors(module).eval()
@@ -108,26 +103,8 @@ def probe_network(
 class TapLocator:
     """Finds where the taps of a network are read, from one forward of a blank image.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network; it is not changed.
-    image_size : int
-        Side of its input in pixels.
-    penultimate : str or None
-        The module whose input is the penultimate vector, where it is given.
-    name : str
-        What to call the network in an error.
-
-    Attributes
-    ----------
-    probe : Probe
-        What the layers put out for one image.
-
-    Raises
-    ------
-    InputError
-        When the network cannot take such an image.
+    ``penultimate`` is the module whose input is the penultimate vector, where it is given.
+    InputError when the network cannot take such an image.
 
     Examples
     --------
@@ -156,13 +133,7 @@ class TapLocator:
         return {name: shape[1:] for name, shape in outputs.items() if self._layout(shape)}
 
     def plan(self, tap: Tap) -> tuple[TapPlan, Shape]:
-        """Return where a tap is read, and the shape of what is there.
-
-        Raises
-        ------
-        InputError
-            If there is no such layer, or the pooling cannot be had of it.
-        """
+        """Return where a tap is read, and the shape of what is there."""
         source, module, shape = self._locate(tap)
         layout = self._layout(shape)
         if layout is None:

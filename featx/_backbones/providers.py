@@ -142,13 +142,7 @@ class BackboneReference:
     sha256: str
 
     def load(self) -> FrozenBackbone:
-        """Load the backbone, and prove that it is the same one.
-
-        Raises
-        ------
-        InputError, WeightsError
-            As `load_backbone`; also when the weights are others than they were.
-        """
+        """Load the backbone; WeightsError when the weights are others than they were."""
         backbone = load_backbone(self.name, weights=self.weights, image_size=self.image_size)
         if backbone.weights_sha256 != self.sha256:
             raise WeightsError(

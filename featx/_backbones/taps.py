@@ -45,13 +45,7 @@ class Tap:
 
 
 def parse_layers(layers: Any) -> tuple[str, ...]:
-    """Return the names in ``layers``, which is one name or several.
-
-    Raises
-    ------
-    InputError
-        If it is neither, or empty.
-    """
+    """Return the names in ``layers``, which is one name or several."""
     names = (layers,) if isinstance(layers, str) else layers
     is_sequence = isinstance(names, Sequence) or hasattr(names, "__array__")
     if not is_sequence or len(names) == 0 or not all(isinstance(name, str) for name in names):
@@ -61,13 +55,7 @@ def parse_layers(layers: Any) -> tuple[str, ...]:
 
 
 def parse_poolings(pooling: Any, count: int) -> tuple[str, ...]:
-    """Return the pooling of each of ``count`` layers from one for all, or one each.
-
-    Raises
-    ------
-    InputError
-        If one is unknown, or their number is another.
-    """
+    """Return the pooling of each of ``count`` layers from one for all, or one each."""
     names = (pooling,) * count if isinstance(pooling, str) else pooling
     is_sequence = isinstance(names, Sequence) or hasattr(names, "__array__")
     if not is_sequence or len(names) != count:
@@ -93,12 +81,8 @@ def multilevel_stages(name: str, module: Any, shapes: Mapping[str, tuple[int, ..
     For the EfficientNet-Lite networks ``blocks.4`` and ``blocks.5``. For other networks that list
     their stages (``feature_info`` in timm), the last two of them. For the rest, among the modules
     at most two levels deep: the last module at each of the two coarsest resolutions. ``shapes`` are
-    those of each module's output for one image, in the order in which they end.
-
-    Raises
-    ------
-    InputError
-        If two stages cannot be told.
+    those of each module's output for one image, in the order in which they end. InputError if two
+    stages cannot be told.
     """
     if "efficientnet_lite" in name and all(stage in shapes for stage in _MULTILEVEL_OF_LITE_NETS):
         return list(_MULTILEVEL_OF_LITE_NETS)
@@ -124,11 +108,6 @@ def choices_of_layers(name: str, choices: Any) -> list[tuple[Any, Any]]:
     """Return layers and pooling of each choice.
 
     A string or a list is layers, pooled by ``"avg"``; a tuple is a pair of layers and pooling.
-
-    Raises
-    ------
-    InputError
-        When it is no sequence, or holds something else.
     """
     expected = "a sequence of layers, or of pairs of layers and pooling, (layers, pooling)"
     if isinstance(choices, str) or not isinstance(choices, Sequence):

@@ -31,37 +31,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file of one's own.
-
-    Attributes
-    ----------
-    path : Path
-        The file; absolute.
-    sha256 : str or None
-        The digest it must have, in lower case; None where it was not given.
-    """
+    """A weights file of one's own: its absolute path, and the digest it must have, if given."""
 
     path: Path
     sha256: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> WeightsFile | None:
-        """Read ``"file.safetensors"`` or ``"file.safetensors#sha256=<64 digits>"``.
-
-        Parameters
-        ----------
-        text : str
-            What somebody gave as ``weights=``.
-
-        Returns
-        -------
-        WeightsFile or None
-            None when it is no name of a weights file.
-
-        Raises
-        ------
-        InputError
-            When the digest has not 64 hexadecimal digits.
+        """Read ``"file.safetensors"``, or with ``"#sha256=<64 digits>"`` behind it; else None.
 
         Examples
         --------
@@ -103,13 +80,7 @@ def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def read_checked(path: Path, sha256: str | None, *, advice: str) -> tuple[bytes, str]:
-    """Return the content of a file and its sha256, which begins with ``sha256``.
-
-    Raises
-    ------
-    WeightsError
-        When the file is absent or has another digest.
-    """
+    """Return the content of a file and its sha256, which must begin with ``sha256``."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -128,21 +99,10 @@ def read_checked(path: Path, sha256: str | None, *, advice: str) -> tuple[bytes,
 def read_weights(path: Path, sha256: str | None = None, *, advice: str) -> Weights:
     """Read a file of tensors, after checking that it is the file it should be.
 
+    It is a ``.safetensors`` file, or one that ``torch.save`` wrote (``.pth``, ``.pt``, ``.bin``).
     What is checked and what is parsed are the same bytes, so that nobody can change the file in
-    between. Nothing in the file is ever run.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.safetensors`` file, or one that ``torch.save`` wrote (``.pth``, ``.pt``, ``.bin``).
-    sha256 : str, optional
-        The digest that the file must have, or the beginning of it.
-    advice : str
-        What to do about a file that is absent, damaged or another.
-
-    Returns
-    -------
-    Weights
+    between. Nothing in the file is ever run. ``advice`` says what to do about a file that is
+    absent, damaged or another.
 
     Raises
     ------

@@ -17,26 +17,7 @@ if TYPE_CHECKING:
 def make_annotations(
     n_images: int, labels: Sequence[Any] | None, extras: Mapping[str, Sequence[Any]]
 ) -> dict[str, pa.Array]:
-    """Return labels and further columns, each with one value per image.
-
-    Parameters
-    ----------
-    n_images : int
-        How many images there are.
-    labels : sequence, optional
-        One per image.
-    extras : mapping of str to sequence
-        More columns.
-
-    Returns
-    -------
-    dict of str to pyarrow.Array
-
-    Raises
-    ------
-    InputError
-        Something is not one per image, or Arrow cannot hold it.
-    """
+    """Return labels and further columns, each with one value per image."""
     check_extra_names(extras)
     if labels is not None and len(labels) != n_images:
         raise InputError(
@@ -57,21 +38,8 @@ def fit_types(
 ) -> dict[str, pa.Array]:
     """Return labels and further columns in the types that they are written with.
 
-    Parameters
-    ----------
-    annotations : mapping of str to pyarrow.Array
-        As `make_annotations` returns them.
-    stored : mapping of str to pyarrow.DataType, optional
-        The types that an output has already.
-
-    Returns
-    -------
-    dict of str to pyarrow.Array
-
-    Raises
-    ------
-    InputError
-        The output has other columns, or of types that cannot hold these values.
+    ``stored`` are those that an output has already; InputError where it has other columns, or of
+    types that cannot hold these values.
     """
     if stored is None:
         # A column of nothing but gaps is one whose values are still to come.

@@ -218,20 +218,7 @@ def _make_schema(
 class _Export:
     """One export: parcels of embeddings become rows of a file or of a dataset.
 
-    Parameters
-    ----------
-    embedder : ImageEmbedder
-        What computes.
-    items : sequence of images
-        What is asked for.
-    annotations : mapping of str to pyarrow.Array
-        Labels and further columns, one value per image.
-    schema : pyarrow.Schema
-        Of every file.
-    stored : StoredRows
-        What the output holds already.
-    advance : callable
-        Is told how many images are done.
+    The schema is that of every file; ``stored`` has what the output holds already.
     """
 
     def __init__(

@@ -86,20 +86,8 @@ def _is_temporary_part(name: str) -> bool:
 def find_output(out: str | os.PathLike[str]) -> Output:
     """Decide whether an output is a file or a dataset.
 
-    Parameters
-    ----------
-    out : path
-        A folder that exists, a name that ends in a slash or has no suffix is a dataset; a name that
-        ends in ``.parquet`` is a file.
-
-    Returns
-    -------
-    Output
-
-    Raises
-    ------
-    InputError
-        It is neither, or the folder it would stand in does not exist.
+    A folder that exists, a name that ends in a slash or has no suffix is a dataset; a name that
+    ends in ``.parquet`` is a file.
     """
     text = os.fspath(out)
     path = Path(text)
@@ -132,13 +120,8 @@ class _OutputLock(LockedFile):
 def hold_output(output: Output) -> Iterator[None]:
     """Keep other exports out, and remove what a dead one left behind.
 
-    A dataset's folder is made, and is removed again if it stays empty.
-
-    Raises
-    ------
-    InputError
-        Another export is writing there now.
-        Or the output cannot be written.
+    A dataset's folder is made, and is removed again if it stays empty. InputError where another
+    export is writing there now, or the output cannot be written.
     """
     is_new = output.is_dataset and not output.path.exists()
     try:
@@ -184,28 +167,9 @@ def _acquire(output: Output) -> _OutputLock:
 def stored_files(
     output: Output, provenance: Mapping[str, Any], precision: str, *, overwrite: bool
 ) -> list[Path]:
-    """Return the files that an export goes on from.
+    """Return the files that an export goes on from; none where nothing is there, or with overwrite.
 
-    Parameters
-    ----------
-    output : Output
-        The output.
-    provenance : mapping
-        What is going to make the embeddings.
-    precision : {"float32", "float16"}
-        Of their elements.
-    overwrite : bool
-        Go on from nothing, whatever is there.
-
-    Returns
-    -------
-    list of Path
-        The file, or the parts of the dataset; empty where nothing is there.
-
-    Raises
-    ------
-    InputError
-        What is there is not featx's, is damaged, or holds other embeddings.
+    InputError where what is there is not featx's, is damaged, or holds other embeddings.
     """
     if overwrite:
         return []
@@ -253,26 +217,9 @@ def _differences(stored: Mapping[str, Any], made: Mapping[str, Any]) -> str:
 class PartWriter:
     """Takes tables of any number of rows and adds parts to a dataset.
 
-    A part gets its name when it is whole. Used as a context manager; when the block ends with an
-    error, what was not whole is gone.
-
-    Parameters
-    ----------
-    folder : Path
-        The dataset.
-    number : int
-        Of the first part to write.
-    schema : pyarrow.Schema
-        Of every part.
-    before_first : callable, optional
-        Is called when the first part is whole, before it gets its name.
-
-    Attributes
-    ----------
-    paths : list of Path
-        The parts that are whole.
-    rows : int
-        How many rows were taken.
+    A part gets its name when it is whole; ``before_first`` is called before the first one does.
+    When the block of the context manager ends with an error, what was not whole is gone. ``paths``
+    are the parts that are whole, ``rows`` is how many rows were taken.
     """
 
     def __init__(
@@ -343,15 +290,7 @@ class PartWriter:
 
 
 def remove_rows(path: Path, is_removed: NDArray[np.bool_]) -> None:
-    """Write a part anew without some of its rows; a part of no rows stays as one.
-
-    Parameters
-    ----------
-    path : Path
-        The part.
-    is_removed : ndarray of bool, shape (rows,)
-        Which rows go.
-    """
+    """Write a part anew without some of its rows; a part of no rows stays as one."""
     with (
         EmbeddingFile(path) as old,
         open_writer(path, old.schema, temporary_of(path)) as writer,

@@ -39,13 +39,8 @@ class _Reserved:
 class StoredRows:
     """The rows of an output, at 64 bytes a row and in no other memory.
 
-    A row is of an image, by its path or else by its digest, and has a content: path, digest,
-    label, further columns and error. Rows are asked for in their order, from two threads.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        The files of the output.
+    A row is of an image, by its path or else by its digest, and has a content: path, digest, label,
+    further columns and error. Rows are asked for in their order, from two threads.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -74,17 +69,6 @@ class StoredRows:
 
         Each stored row answers for one that is asked for. A stream may ask anew from some row on;
         what was reserved from there on is free again.
-
-        Parameters
-        ----------
-        start : int
-            The first row.
-        table : pyarrow.Table
-            All columns but the embeddings.
-
-        Returns
-        -------
-        ndarray of bool, shape (n,)
         """
         images, contents = hash_rows(table)
         with self._lock:
@@ -96,19 +80,7 @@ class StoredRows:
         return is_there
 
     def settle(self, start: int, table: pa.Table) -> NDArray[np.bool_]:
-        """Find out which rows are there, now that all is known; the others are written.
-
-        Parameters
-        ----------
-        start : int
-            The first row.
-        table : pyarrow.Table
-            All columns but the embeddings.
-
-        Returns
-        -------
-        ndarray of bool, shape (n,)
-        """
+        """Find out which rows are there, now that all is known; the others are written."""
         is_there = np.zeros(table.num_rows, np.bool_)
         if not len(self):
             return is_there
@@ -161,15 +133,6 @@ def hash_rows(table: pa.Table) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return for each row a hash of what image it is of, and one of its content.
 
     However a path is spelt, from the working folder or from the root, it is of the same file.
-
-    Parameters
-    ----------
-    table : pyarrow.Table
-        All columns but the embeddings, in any order.
-
-    Returns
-    -------
-    images, contents : ndarray of 16-byte strings, shape (n,)
     """
     values = {name: table.column(name).to_pylist() for name in sorted(table.column_names)}
     nothing = [None] * table.num_rows

@@ -125,13 +125,7 @@ def split_archive_path(path: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def open_archive(path: str) -> Archive:
-    """Return an archive; the same object as long as the file does not change.
-
-    Raises
-    ------
-    InputError
-        When it is damaged, or no archive in spite of its ending.
-    """
+    """Return an archive; the same object as long as the file does not change."""
     status = Path(path).stat()
     # The process is part of the key: a forked child that shared the parent's file position would
     # read another file's bytes.
@@ -153,14 +147,8 @@ def open_archive(path: str) -> Archive:
 def read_member(path: str, name: str, source: str, limits: Limits) -> bytes:
     """Return the content of a file in an archive.
 
-    `path` and `name` are what `split_archive_path` returns, `source` is what to call the file in an
-    error. The limit of bytes is for the file: the archive may have any size.
-
-    Raises
-    ------
-    ImageDecodeError
-        When there is no such file in it, the file is too large, encrypted or damaged, or the
-        archive cannot be read.
+    ``path`` and ``name`` are what `split_archive_path` returns, ``source`` is what to call the file
+    in an error. The limit of bytes is for the file: the archive may have any size.
     """
     try:
         archive = open_archive(path)
@@ -176,13 +164,7 @@ def read_member(path: str, name: str, source: str, limits: Limits) -> bytes:
 
 
 def list_members(path: str, below: str = "") -> list[str]:
-    """Return the names of the files of an archive below a folder in it, relative to that, sorted.
-
-    Raises
-    ------
-    InputError
-        When the archive is damaged.
-    """
+    """Return the names of the files of an archive below a folder, relative to that, sorted."""
     start = PurePosixPath(below)
     names = (PurePosixPath(name) for name in open_archive(path).names)
     inside = {name.relative_to(start) for name in names if name.is_relative_to(start)}

@@ -109,15 +109,12 @@ def decode_content(
         rounded. `featx._images.sources.read_content` makes it.
     source : str
         What to call the image in an error: its path.
-    limits : Limits
-        The largest encoded image that is decoded.
 
     Returns
     -------
     torch.Tensor of uint8, shape (3, height, width)
-        RGB, 0 to 255. The memory is laid out pixel by pixel (height, width, 3), as decoders write
-        and resizing reads it fastest: the shape is a view of that. It is never shared with
-        `content`.
+        RGB, a view of memory (height, width, 3) of its own, as decoders write and resizing reads
+        it fastest.
 
     Raises
     ------

@@ -18,18 +18,9 @@ _ARRAY_SEED = 1
 def digest_content(content: bytes | npt.NDArray[np.generic]) -> bytes:
     """Return the 128-bit digest (xxh3) of an image's content.
 
-    Equal content has equal digests on every machine. The digest of an array covers its dtype,
-    shape and values, whatever its layout in memory; no array shares a digest with a file on
-    purpose. The hash is fast and made to avoid accidents, not to withstand an attacker.
-
-    Parameters
-    ----------
-    content : bytes or ndarray
-        As `featx._images.sources.read_content` returns it.
-
-    Returns
-    -------
-    bytes of length 16
+    Equal content has equal digests on every machine. The digest of an array covers its dtype, shape
+    and values, whatever its layout in memory; no array shares a digest with a file on purpose. The
+    hash is fast and made to avoid accidents, not to withstand an attacker.
 
     Examples
     --------

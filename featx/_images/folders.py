@@ -85,25 +85,11 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
 
 
 def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """List all images below a folder that has no labels.
+    """List all images below a folder or an archive that has no labels, and what was passed over.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Searched with all its subfolders, links to folders included; also a ``.zip`` or ``.tar``
-        archive, or a folder in one, which is read in place.
-
-    Returns
-    -------
-    paths : list of str
-        The images, by ending (`IMAGE_SUFFIXES`), sorted; they begin with `folder`.
-    skipped : list of str
-        Hidden files and folders, and files without the ending of an image.
-
-    Raises
-    ------
-    InputError
-        If the folder does not exist, is a file, or holds no images.
+    Links to folders are followed. Images are told by their ending (`IMAGE_SUFFIXES`), sorted, and
+    begin with ``folder``; hidden files and folders are passed over. InputError where there are
+    none.
 
     Examples
     --------

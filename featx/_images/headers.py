@@ -72,17 +72,10 @@ _VALUE_FORMATS = {3: "H", 4: "I"}  # TIFF field types SHORT and LONG
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What stands before the pixels of a JPEG.
+    """What stands before the pixels of a JPEG: width and height before the orientation is applied.
 
-    Attributes
-    ----------
-    size : tuple of int
-        Width and height, in pixels, before the orientation is applied.
-    exif : bytes
-        The EXIF data, without their name; empty if there are none.
-    n_scans : int
-        How many times a decoder passes over all pixels, at most: what stands behind the image is
-        counted too.
+    ``exif`` are the EXIF data without their name; ``n_scans`` is how many times a decoder passes
+    over all pixels, at most: what stands behind the image is counted too.
     """
 
     size: tuple[int, int]

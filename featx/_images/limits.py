@@ -13,25 +13,13 @@ class Limits:
     """The largest image that is read; a larger one raises `ImageDecodeError`.
 
     Both are checked before the memory is spent: the bytes before the file is read, the pixels on
-    the header, before decoding. Of an animation or a document of many pages only the first frame
-    is decoded, so only that counts.
+    the header, before decoding. Of an animation or a document of many pages only the first frame is
+    decoded, so only that counts. The default is that of Pillow, and 2 GiB, as no image within it
+    needs more.
 
     Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``, which is the caller's to set and
     never changed here: it refuses what has more than twice as many pixels, in formats other than
     JPEG. To read larger images, raise both.
-
-    Parameters
-    ----------
-    max_pixels : int
-        Largest width x height. The default, 178,956,970, is the one above which Pillow refuses.
-    max_file_bytes : int
-        Largest encoded size, in bytes; by default 2 GiB, as no image within the default limit of
-        pixels needs more.
-
-    Raises
-    ------
-    InputError
-        If a parameter is not a whole number of at least 1.
 
     Examples
     --------

@@ -91,20 +91,8 @@ def load_manifest(
 def load_path_list(stream: BinaryIO) -> list[str]:
     r"""Read the paths of images from a text, one on each line, as ``find`` prints them.
 
-    Parameters
-    ----------
-    stream : binary file
-        For example ``sys.stdin.buffer``. Paths that are no valid text are kept as they are.
-
-    Returns
-    -------
-    list of str
-        Empty lines are left out; relative paths start at the working folder.
-
-    Raises
-    ------
-    InputError
-        If there is no path.
+    Paths that are no valid text are kept as they are; empty lines are left out. InputError where
+    there is no path.
 
     Examples
     --------

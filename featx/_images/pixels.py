@@ -29,13 +29,7 @@ _FLIPPED_AXES = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 
 
 def checked_array(array: npt.NDArray[Any], source: str = "<array>") -> npt.NDArray[Any]:
-    """Return a view of shape (height, width, channels) of an array that can hold an image.
-
-    Raises
-    ------
-    ImageDecodeError
-        If the shape is not (height, width), (height, width, 1) or (height, width, 3), the dtype is
-        neither uint8 nor floating point, or there are no pixels.
+    """Return a view (height, width, channels) of an array that can hold an image.
 
     Examples
     --------
@@ -65,11 +59,6 @@ def pixels_from_array(array: npt.NDArray[Any], source: str = "<array>") -> Pixel
 
     Floats in [0, 1] are scaled by 255 and rounded.
 
-    Raises
-    ------
-    ImageDecodeError
-        If the shape, the dtype or the range is another.
-
     Examples
     --------
     >>> pixels_from_array(np.array([[0.0, 0.5, 1.0]]))[0].tolist()
@@ -92,25 +81,8 @@ def pixels_from_pillow(
     Palettes, greys, CMYK, YCbCr, LAB and HSV are converted by Pillow; transparency is laid on
     white; integers of 12, 16 and 32 bits are scaled to 8, not clipped; the EXIF orientation is
     applied. The image is loaded, and its palette may change: pass a copy of one that belongs to
-    someone else.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Its current frame is taken.
-    source : str
-        What to call it in an error.
-    limits : Limits
-        The largest image that is loaded.
-    file : PIL.Image.Image or None
-        The image as it was opened, if `image` is a copy: copies forget what the file says of its
-        numbers.
-
-    Raises
-    ------
-    ImageDecodeError
-        If it cannot be decoded, is larger than the limits, or holds numbers without a known scale:
-        floats outside [0, 1], or integers outside the range that its format states.
+    someone else, and as ``file`` the image as it was opened, for copies forget what the file says
+    of its numbers.
 
     Examples
     --------

@@ -54,13 +54,7 @@ class IntegerScale:
 
 
 def integer_scale(file: Image.Image, source: str) -> IntegerScale:
-    """Return what the integers of an opened file mean, as far as Pillow does not see to it.
-
-    Raises
-    ------
-    ImageDecodeError
-        If the numbers in it are no picture, or only a small copy of one.
-    """
+    """Return what the integers of an opened file mean, as far as Pillow does not see to it."""
     if file.format == "FITS" and (file.mode != "L" or _is_compressed_fits(file)):
         raise ImageDecodeError(
             source, "FITS holds measurements without a black and a white: export it as PNG or TIFF"
@@ -102,11 +96,8 @@ def gray_of_integers(
 ) -> npt.NDArray[np.uint8]:
     """Return integers as 8-bit grey levels, scaled and not clipped.
 
-    Raises
-    ------
-    ImageDecodeError
-        If there are numbers below 0 or beyond white, or 32-bit numbers that are all too small to be
-        told from black.
+    ImageDecodeError for numbers below 0 or beyond white, or 32-bit numbers that are all too small
+    to be told from black.
 
     Examples
     --------

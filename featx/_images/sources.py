@@ -45,28 +45,16 @@ _IMAGE_LOCKS = 64
 
 
 def as_image_list(X: Any) -> Sequence[Any]:
-    """Return the images of any accepted input as a sequence with one item a row.
+    """Return the images of any accepted input as a list with one item a row.
 
-    Pixels are not copied: the items are the caller's objects, or views of their rows.
-
-    Parameters
-    ----------
-    X : list, tuple, ndarray, torch.Tensor, pandas or polars Series, or one-column DataFrame
-        A list or tuple of paths (str or Path), bytes, PIL images, arrays (height, width, 3),
-        (height, width, 1) or (height, width), and tensors (3, height, width), also mixed; an array
-        of shape (n, height, width, channels) or a tensor of shape (n, channels, height, width); or
-        an array of paths or objects, of shape (n,) or (n, 1). Arrays and tensors hold uint8, or
-        floats in [0, 1]. It may have no rows.
-
-    Returns
-    -------
-    list of length n
-        Missing values (None, NaN, NA) stay in their rows; `read_content` refuses them.
+    Pixels are not copied: the items are the caller's objects, or views of their rows. The input is
+    what `featx.ImageEmbedder` takes, and may have no rows. Missing values (None, NaN, NA) stay in
+    their rows; `read_content` refuses them.
 
     Raises
     ------
     InputError
-        If `X` is a single image, a matrix of numbers, a generator, a DataFrame of several columns,
+        If it is a single image, a matrix of numbers, a generator, a DataFrame of several columns,
         or anything else that does not hold one image a row.
 
     Examples
@@ -227,17 +215,6 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
     become arrays of shape (height, width, channels), without copying. A PIL image becomes its
     upright RGB pixels; the caller's object stays as it is but for being loaded, as any use of a
     lazily opened image loads it, and several threads may read it at once.
-
-    Parameters
-    ----------
-    item : str, Path, bytes, PIL.Image.Image, ndarray or torch.Tensor
-        One item of what `as_image_list` returns.
-    limits : Limits
-        The largest file that is read, and the largest PIL image that is loaded.
-
-    Returns
-    -------
-    bytes or ndarray of shape (height, width, 1) or (height, width, 3)
 
     Raises
     ------

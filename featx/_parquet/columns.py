@@ -37,17 +37,6 @@ _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 def embedding_type(dimension: int, precision: str = "float32") -> pa.DataType:
     """Return the type of the column of embeddings.
 
-    Parameters
-    ----------
-    dimension : int
-        The length of an embedding.
-    precision : {"float32", "float16"}
-        Of its elements.
-
-    Returns
-    -------
-    pyarrow.DataType
-
     Examples
     --------
     >>> embedding_type(1280)
@@ -61,21 +50,7 @@ def embedding_type(dimension: int, precision: str = "float32") -> pa.DataType:
 def embedding_column(
     vectors: NDArray[np.floating], kind: pa.DataType, is_null: NDArray[np.bool_] | None = None
 ) -> pa.FixedSizeListArray:
-    """Return vectors as a column, without copying them.
-
-    Parameters
-    ----------
-    vectors : ndarray of float32 or float16, shape (n, dimension)
-        C-contiguous, of the precision of `kind`.
-    kind : pyarrow.DataType
-        Of `embedding_type`.
-    is_null : ndarray of bool, shape (n,), optional
-        The rows that have no embedding.
-
-    Returns
-    -------
-    pyarrow.FixedSizeListArray
-    """
+    """Return vectors, C-contiguous and of the type's precision, as a column, without a copy."""
     return pa.FixedSizeListArray.from_arrays(
         pa.array(vectors.reshape(-1)),
         type=kind,
@@ -86,23 +61,9 @@ def embedding_column(
 def narrow_vectors(
     vectors: NDArray[np.float32], describe: Callable[[int], str]
 ) -> NDArray[np.float16]:
-    """Return vectors as float16.
+    """Return vectors as float16; InputError where a number would become infinite.
 
-    Parameters
-    ----------
-    vectors : ndarray of float32, shape (n, dimension)
-        The vectors.
-    describe : callable
-        Returns what to call a row in a message.
-
-    Returns
-    -------
-    ndarray of float16, shape (n, dimension)
-
-    Raises
-    ------
-    InputError
-        A number is beyond the range of float16, which would make it infinite.
+    ``describe`` returns what to call a row in the message.
 
     Examples
     --------
@@ -126,14 +87,7 @@ def narrow_vectors(
 def path_column(items: Sequence[Any]) -> pa.Array:
     """Return the paths among some images as text, and null for those that have none.
 
-    Parameters
-    ----------
-    items : sequence of images
-        Paths are str or path-like. What is no valid text in a name becomes an escape.
-
-    Returns
-    -------
-    pyarrow.Array of string
+    What is no valid text in a name becomes an escape.
 
     Examples
     --------
@@ -149,13 +103,7 @@ def path_column(items: Sequence[Any]) -> pa.Array:
 
 
 def text_column(name: str, values: Sequence[str | os.PathLike[str] | None]) -> pa.Array:
-    """Return texts as a column.
-
-    Raises
-    ------
-    InputError
-        A value is no text.
-    """
+    """Return texts as a column."""
     texts: list[str | None] = []
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str | os.PathLike):
@@ -170,13 +118,7 @@ def _as_text(text: str) -> str:
 
 
 def label_column(labels: Sequence[Any]) -> pa.Array:
-    """Return labels as a column of text, whole numbers, floats, truth values or nulls.
-
-    Raises
-    ------
-    InputError
-        They are not of one such type.
-    """
+    """Return labels as a column of text, whole numbers, floats, truth values or nulls."""
     values = np.asarray(labels, dtype=object).tolist()
     try:
         try:
@@ -191,13 +133,7 @@ def label_column(labels: Sequence[Any]) -> pa.Array:
 
 
 def digest_column(digests: Sequence[bytes | None]) -> pa.Array:
-    """Return digests as a column.
-
-    Raises
-    ------
-    InputError
-        One has not 16 bytes.
-    """
+    """Return digests as a column."""
     for row, digest in enumerate(digests):
         if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
             raise InputError(
@@ -207,13 +143,7 @@ def digest_column(digests: Sequence[bytes | None]) -> pa.Array:
 
 
 def extra_column(name: str, values: Sequence[Any]) -> pa.Array:
-    """Return the values of one of the caller's own columns, of any type that Arrow can hold.
-
-    Raises
-    ------
-    InputError
-        Arrow cannot hold them.
-    """
+    """Return the values of one of the caller's own columns, of any type that Arrow can hold."""
     try:
         return pa.array(values)
     except (OverflowError, pa.ArrowException) as error:
@@ -221,13 +151,7 @@ def extra_column(name: str, values: Sequence[Any]) -> pa.Array:
 
 
 def check_extra_names(names: Iterable[str]) -> None:
-    """Refuse further columns that have the name of one of featx's own.
-
-    Raises
-    ------
-    InputError
-        A name is taken.
-    """
+    """Raise InputError for further columns that have the name of one of featx's own."""
     for name in names:
         if name in OWN_COLUMNS:
             raise InputError(

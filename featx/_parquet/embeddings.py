@@ -248,20 +248,10 @@ def _as_array(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 class VectorsByDigest:
-    """The vectors of files of embeddings, found by the digest of their image.
+    """The vectors of files of embeddings, of one recipe, found by the digest of their image.
 
     They are fast to have in about the order of the files; in any other, row groups are read again
     and again. Images that could not be read have no vector.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        A file, or the parts of a dataset; of one recipe.
-
-    Attributes
-    ----------
-    dimension : int
-        The length of a vector.
 
     Raises
     ------
@@ -299,20 +289,7 @@ class VectorsByDigest:
     def look_up(
         self, digests: Sequence[bytes | None]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return the vectors of some images.
-
-        Parameters
-        ----------
-        digests : sequence of bytes or None
-            Of the images.
-
-        Returns
-        -------
-        vectors : ndarray of float32, shape (n, dimension)
-            NaN where there is none.
-        is_found : ndarray of bool, shape (n,)
-            Whether there is one.
-        """
+        """Return float32 (n, dimension), NaN where there is no vector, and where there is one."""
         vectors = np.full((len(digests), self.dimension), np.nan, np.float32)
         is_found = np.zeros(len(digests), np.bool_)
         wanted = {row: digest for row, digest in enumerate(digests) if digest is not None}

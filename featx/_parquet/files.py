@@ -40,13 +40,7 @@ MACHINERY = ("fingerprint", "recipe", "runtime", "device_type", "versions", "wei
 
 
 def as_metadata(provenance: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """Return the metadata of a file: the version of its format, and what made the embeddings.
-
-    Raises
-    ------
-    InputError
-        JSON cannot hold the provenance.
-    """
+    """Return the metadata of a file: the version of its format, and what made the embeddings."""
     try:
         text = json.dumps(dict(provenance), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -74,15 +68,7 @@ def writer_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 class EmbeddingWriter:
-    """Takes tables of any number of rows and writes row groups of one size.
-
-    Parameters
-    ----------
-    writer : pyarrow.parquet.ParquetWriter
-        What writes the file.
-    schema : pyarrow.Schema
-        Of the file.
-    """
+    """Takes tables of any number of rows and writes row groups of one size."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer = writer
@@ -113,25 +99,10 @@ class EmbeddingWriter:
 def open_writer(
     path: Path, schema: pa.Schema, temporary: Path | None = None
 ) -> Iterator[EmbeddingWriter]:
-    """Write a file of embeddings; `path` is the old file, or none, until the block has ended well.
+    """Write a file of embeddings; ``path`` is the old file, or none, until the block ends well.
 
-    Parameters
-    ----------
-    path : Path
-        The file to make or to replace.
-    schema : pyarrow.Schema
-        Its columns, with the metadata of `as_metadata`.
-    temporary : Path, optional
-        As `write_atomically` takes it.
-
-    Yields
-    ------
-    EmbeddingWriter
-
-    Raises
-    ------
-    OSError
-        The file could not be written; an older one is as it was.
+    ``schema`` has the metadata of `as_metadata`, and ``temporary`` is as `write_atomically` takes
+    it.
     """
     with (
         write_atomically(path, temporary) as output,
@@ -145,27 +116,14 @@ def open_writer(
 class EmbeddingFile:
     """A Parquet file of embeddings, open for reading.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The file.
-
     Attributes
     ----------
-    path : Path
-        The file.
-    schema : pyarrow.Schema
-        Its columns.
     provenance : dict
         What made the embeddings.
-    dimension : int
-        The length of an embedding.
-    precision : {"float32", "float16"}
-        Of its elements.
-    rows : int
-        How many there are.
-    group_rows : tuple of int
-        How many each row group has.
+    dimension, precision : int, {"float32", "float16"}
+        The length of an embedding, and its elements.
+    rows, group_rows : int, tuple of int
+        How many there are, and how many each row group has.
 
     Raises
     ------
@@ -310,16 +268,9 @@ def describe_maker(provenance: Mapping[str, Any]) -> str:
 def same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Return whether what made some embeddings gives the same vectors as another, up to rounding.
 
-    Parameters
-    ----------
-    first, second : mapping
-        Their provenance. Files of featx 0.1 name no recipe: there all that decides a vector is
-        compared, which is all but the runtime, the device and the versions. What somebody else
-        wrote as a provenance is compared as it is.
-
-    Returns
-    -------
-    bool
+    Files of featx 0.1 name no recipe: there all that decides a vector is compared, which is all but
+    the runtime, the device and the versions. What somebody else wrote as a provenance is compared
+    as it is.
 
     Examples
     --------
@@ -344,10 +295,7 @@ def _without(provenance: Mapping[str, Any], ignored: Sequence[str]) -> str:
 def read_headers(paths: Iterable[Path]) -> list[EmbeddingFile]:
     """Return what each file says of itself, closed again; refuse files that cannot be one matrix.
 
-    Raises
-    ------
-    SchemaError
-        Two of them differ in recipe, dimension, precision or columns; both are named.
+    SchemaError names two files that differ in recipe, dimension, precision or columns.
     """
     files: list[EmbeddingFile] = []
     for path in paths:  # a dataset may have more parts than a process may have open files
@@ -387,21 +335,8 @@ def is_part_name(name: str) -> bool:
 def list_parts(folder: Path) -> list[Path]:
     """Return the parts of a dataset, in their order; hidden files are passed over.
 
-    Parameters
-    ----------
-    folder : Path
-        The dataset.
-
-    Returns
-    -------
-    list of Path
-        Empty where there are none.
-
-    Raises
-    ------
-    SchemaError
-        A part is missing between two others, or another Parquet file lies beside them, which other
-        readers would take for one.
+    SchemaError where a part is missing between two others, or another Parquet file lies beside
+    them, which other readers would take for one.
     """
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     matches = {name: _PART.fullmatch(name) for name in names}

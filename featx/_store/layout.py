@@ -63,7 +63,7 @@ def table_folders(root: Path) -> Iterator[tuple[int, Path]]:
 
 
 def files_of(folder: Path, names: re.Pattern[str] = SHARDS) -> dict[str, os.stat_result]:
-    """Return the files of a folder with names of a kind, links left out; none where it is absent."""
+    """Return the files of a folder with names of a kind, links left out; none if it is absent."""
     found = {}
     try:
         with os.scandir(folder) as entries:
