@@ -182,7 +182,7 @@ class KeepsOldValue(Colours):
         return super().set_params(**given)
 
 
-@breaks("check_set_params")
+@breaks("check_set_params_takes_effect")
 class SetParamsReturnsNone(Colours):
     def set_params(self, **parameters: Any) -> Any:
         super().set_params(**parameters)
