@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from unittest import SkipTest
 
 from featx._errors import InputError, did_you_mean
-from featx.testing import _fitting as fitting
-from featx.testing import _frames as frames
-from featx.testing import _parameters as parameters
 from featx.testing import _rows as rows
+from featx.testing import _state as state
 from featx.testing._subject import CHECKS, Subject
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from featx.testing._subject import Check
 
 _CHECKS: tuple[Check, ...] = tuple(
-    check for room in (parameters, fitting, rows, frames) for check in CHECKS[room.__name__]
+    check for room in (state, rows) for check in CHECKS[room.__name__]
 )
 
 
