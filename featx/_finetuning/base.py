@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import contextmanager
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +15,21 @@ from sklearn.utils.validation import check_is_fitted
 
 from featx._checks import check_choice, check_flag, check_number, check_whole_number, refuse
 from featx._errors import InputError
-from featx._extraction.runtime import plan_execution
-from featx._finetuning.samples import Portion, split_rows
-from featx._finetuning.training import OPTIMIZERS, SCHEDULES, TrainingPlan
+from featx._extraction.runtime import computing_threads, plan_execution, torch_threads
+from featx._finetuning.samples import Portion, VectorSamples, split_rows
+from featx._finetuning.training import OPTIMIZERS, SCHEDULES, Training, TrainingPlan
 from featx._labels import check_lengths, list_labels, match_classes, weigh_classes
 from featx._progress import check_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from torch import nn
 
+    from featx._finetuning.checkpoints import Checkpoint
     from featx._finetuning.samples import Augmentation, Samples
-    from featx._finetuning.training import Outcome
 
 
 class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
@@ -141,10 +139,10 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
         return TrainingPlan(
             epochs=self.epochs,
             optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            backbone_learning_rate=backbone_learning_rate,
+            learning_rate=float(self.learning_rate),
+            backbone_learning_rate=float(backbone_learning_rate),
             schedule=self.schedule,
-            weight_decay=self.weight_decay,
+            weight_decay=float(self.weight_decay),
             label_smoothing=self.label_smoothing,
             class_weights=None if weights is None else torch.from_numpy(weights),
             patience=self.patience if self.early_stopping else None,
@@ -154,29 +152,46 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
             progress=self.progress,
         )
 
-    def _portions(
+    def _train(
         self,
+        module: nn.Module,
+        is_head: Callable[[str], bool],
         samples: Samples,
         codes: np.ndarray,
-        seed: int,
+        plan: TrainingPlan,
         augmentation: Augmentation | None = None,
-    ) -> tuple[Portion, Portion | None]:
-        """Return what is trained on, and what is held out for early stopping."""
-        train, valid = np.arange(len(codes)), None
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Train a network on all samples but those that early stopping holds out."""
+        rows, validation = np.arange(len(codes)), None
         if self.early_stopping:
-            train, valid = split_rows(codes, self.classes_, self.validation_fraction, seed)
-        size = self.batch_size
+            rows, held_out = split_rows(codes, self.classes_, self.validation_fraction, plan.seed)
+            validation = Portion(samples, codes, held_out, batch_size=self.batch_size)
         training = Portion(
-            samples, codes, train, batch_size=size, seed=seed, augmentation=augmentation
+            samples,
+            codes,
+            rows,
+            batch_size=self.batch_size,
+            seed=plan.seed,
+            augmentation=augmentation,
         )
-        if valid is None:
-            return training, None
-        return training, Portion(samples, codes, valid, batch_size=size)
+        started = Training(module, is_head, training, validation, plan, checkpoint)
+        self.history_, kept = started.run()
+        self.n_epochs_ = len(self.history_)
+        self.kept_epoch_ = kept + 1
 
-    def _keep_outcome(self, outcome: Outcome) -> None:
-        self.history_ = outcome.history
-        self.n_epochs_ = len(outcome.history)
-        self.kept_epoch_ = outcome.kept_epoch + 1
+    def _train_head(
+        self,
+        head: nn.Module,
+        vectors: torch.Tensor,
+        codes: np.ndarray,
+        plan: TrainingPlan,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Train a head on the vectors that it takes."""
+        with fitting_threads(head):
+            samples = VectorSamples(vectors)
+            self._train(head, lambda _: True, samples, codes, plan, checkpoint=checkpoint)
 
 
 def _is_unit_count(size: Any) -> bool:
@@ -187,8 +202,7 @@ def _is_unit_count(size: Any) -> bool:
 _SMALL = 10**6
 
 
-@contextmanager
-def fitting_threads(head: nn.Module) -> Iterator[None]:
+def fitting_threads(head: nn.Module) -> AbstractContextManager[None]:
     """Compute in one thread while a small head is trained on vectors.
 
     Its products are too small to share: several threads make nothing faster, and where other
@@ -201,38 +215,5 @@ def fitting_threads(head: nn.Module) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
-    if sum(parameter.numel() for parameter in head.parameters()) >= _SMALL:
-        yield
-        return
-    # Of this process: in a forked child none of the parent's threads goes on fitting.
-    limit = _limits.setdefault(os.getpid(), _OneThread())
-    limit.enter()
-    try:
-        yield
-    finally:
-        limit.leave()
-
-
-class _OneThread:
-    """One thread for torch, as long as somebody in this process wants it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before = 1
-
-    def enter(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before = torch.get_num_threads()
-            self._inside += 1
-            torch.set_num_threads(1)
-
-    def leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            # Of this thread and of new ones; those that still train keep the one that they set.
-            torch.set_num_threads(self._before)
-
-
-_limits: dict[int, _OneThread] = {}
+    size = sum(parameter.numel() for parameter in head.parameters())
+    return torch_threads(1 if size < _SMALL else computing_threads())

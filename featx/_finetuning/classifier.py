@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from featx._backbones.taps import PENULTIMATE, Tap
 from featx._checks import check_choice, check_number, check_whole_number
 from featx._extraction.contents import checked_images
 from featx._extraction.runtime import computing_threads, torch_threads
-from featx._finetuning.base import fitting_threads
-from featx._finetuning.checkpoints import Checkpoint
-from featx._finetuning.identity import describe_training, digest_images
-from featx._finetuning.network import BATCH_NORMS
-from featx._finetuning.samples import ImageSamples, VectorSamples, choose_seed, find_augmentation
-from featx._finetuning.trained import TrainedNetwork, embed_samples, is_drawn
-from featx._finetuning.training import PRECISIONS, train
+from featx._finetuning.checkpoints import Checkpoint, identify
+from featx._finetuning.network import BATCH_NORMS, is_drawn
+from featx._finetuning.samples import choose_seed, find_augmentation
+from featx._finetuning.trained import TrainedNetwork
+from featx._finetuning.training import PRECISIONS
 from featx._labels import sort_classes
 from featx._public import public
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from featx._backbones.frozen import FrozenBackbone
     from featx._finetuning.network import FineTuningNetwork
-    from featx._finetuning.training import Outcome, TrainingPlan
+    from featx._finetuning.samples import ImageSamples
     from featx._images.preprocess import Preprocessing
 
 PIXEL_MEMORY = 10**9
@@ -278,13 +278,8 @@ class FineTunedClassifier(TrainedNetwork):
             return self._fit(X, y)
 
     def _check_parameters(self) -> None:
-        check_number(
-            "backbone_learning_rate",
-            self.backbone_learning_rate,
-            0,
-            open_ends=True,
-            or_none=True,
-        )
+        rate = self.backbone_learning_rate
+        check_number("backbone_learning_rate", rate, 0, open_ends=True, or_none=True)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("batch_norm", self.batch_norm, BATCH_NORMS)
         check_whole_number("num_workers", self.num_workers, also=[None])
@@ -295,75 +290,73 @@ class FineTunedClassifier(TrainedNetwork):
 
     def _fit(self, X: Any, y: Any) -> Self:
         items = checked_images(X)
-        classes, codes = sort_classes(y, len(items))
+        self.classes_, codes = sort_classes(y, len(items))
         seed = choose_seed(self.random_state)
         backbone = self._open_backbone(seed)
-        checkpoint = self._find_checkpoint(backbone, items, classes, codes)
-        begun = None if checkpoint is None else checkpoint.find_seed()
-        if begun not in (None, seed):
-            seed, backbone = begun, self._open_backbone(begun)
-        network = self._assemble(backbone, len(classes), seed)
-        self.classes_ = classes
-        samples = self._samples(items, backbone.preprocessing)
-        outcome = self._train(network, samples, codes, seed, checkpoint)
+        samples = self._samples(items, backbone.preprocessing, self.pixel_memory)
+        checkpoint = self._find_checkpoint(backbone, samples, codes)
+        begun = None if checkpoint is None else checkpoint.load()
+        if begun is not None and begun.seed != seed:
+            seed, backbone = begun.seed, self._open_backbone(begun.seed)
+        network = self._assemble(backbone, len(self.classes_), seed)
+        self._train_network(network, samples, codes, seed, checkpoint)
         self._keep_network(network, backbone)
-        self._keep_outcome(outcome)
         return self
 
     def _find_checkpoint(
-        self,
-        backbone: FrozenBackbone,
-        items: Sequence[Any],
-        classes: np.ndarray,
-        codes: np.ndarray,
+        self, backbone: FrozenBackbone, samples: ImageSamples, codes: np.ndarray
     ) -> Checkpoint | None:
+        """Return the checkpoint of this training, named by everything that decides its result."""
         if self.checkpoint is None:
             return None
-        description = describe_training(
-            self.get_params(deep=False),
-            backbone,
-            digest_images(items, self._limits(), self._n_threads()),
-            classes,
-            codes,
-            drawn=is_drawn(self.backbone) and self.random_state is None,
-        )
+        network = backbone.describe(Tap(PENULTIMATE, "avg"))
+        if is_drawn(self.backbone) and self.random_state is None:
+            # Its weights are others at each fit: what draws them stands for them.
+            network["weights_sha256"] = identify(self.backbone, "backbone")
+        parameters = {
+            name: identify(value, name)
+            for name, value in self.get_params(deep=False).items()
+            if name not in _WITHOUT_INFLUENCE
+        }
+        description = {
+            "backbone": network,
+            "parameters": parameters,
+            "images": samples.digest(),
+            "classes": repr(self.classes_.tolist()),
+            "labels": hashlib.sha256(codes.tobytes()).hexdigest(),
+        }
         return Checkpoint(self.checkpoint, description)
 
-    def _train(
+    def _train_network(
         self,
         network: FineTuningNetwork,
         samples: ImageSamples,
         codes: np.ndarray,
         seed: int,
         checkpoint: Checkpoint | None,
-    ) -> Outcome:
-        plan = self._plan(codes, seed, self._backbone_learning_rate())
+    ) -> None:
+        rate = self.backbone_learning_rate
+        if rate is None:
+            is_from_scratch = self.weights is None or is_drawn(self.backbone)
+            rate = self.learning_rate if is_from_scratch else self.learning_rate / 10
+        plan = self._plan(codes, seed, rate)
         side = samples.shape[-1]
         augmentation = find_augmentation(self.augment, side)
         on_vectors = network.ends_with_its_head(side)
-        if on_vectors and augmentation is None and network.trains_head_only:
-            return self._train_head(network, samples, codes, plan, checkpoint)
-        if on_vectors and self.head_epochs:
-            self._train_head(network, samples, codes, replace(plan, epochs=self.head_epochs))
-        training, validation = self._portions(samples, codes, seed, augmentation)
-        return train(network, network.is_of_head, training, validation, plan, checkpoint)
+        is_head_only = on_vectors and augmentation is None and network.trains_head_only
+        if is_head_only or (on_vectors and self.head_epochs):
+            # Each image goes through the network once.
+            network.to(plan.device)
+            vectors = self._compute(network.features, samples, plan.device)
+            head_plan = plan if is_head_only else replace(plan, epochs=self.head_epochs)
+            kept = checkpoint if is_head_only else None
+            self._train_head(network.to("cpu").head, vectors, codes, head_plan, kept)
+        if not is_head_only:
+            self._train(network, network.is_of_head, samples, codes, plan, augmentation, checkpoint)
 
-    def _train_head(
-        self,
-        network: FineTuningNetwork,
-        samples: ImageSamples,
-        codes: np.ndarray,
-        plan: TrainingPlan,
-        checkpoint: Checkpoint | None = None,
-    ) -> Outcome:
-        """Train the head on vectors: each image goes through the network once."""
-        vectors = embed_samples(network, samples, plan.device, self.batch_size)
-        training, validation = self._portions(VectorSamples(vectors), codes, plan.seed)
-        with fitting_threads(network.head):
-            return train(network.head, lambda _: True, training, validation, plan, checkpoint)
 
-    def _backbone_learning_rate(self) -> float:
-        if self.backbone_learning_rate is not None:
-            return self.backbone_learning_rate
-        from_scratch = self.weights is None or is_drawn(self.backbone)
-        return self.learning_rate if from_scratch else self.learning_rate / 10
+# They decide where and how fast, or are described by the backbone itself.
+_WITHOUT_INFLUENCE = (
+    *("backbone", "weights", "image_size", "preprocessing", "device", "num_workers"),
+    *("pixel_memory", "max_pixels", "max_file_bytes", "checkpoint", "progress"),
+)

@@ -10,16 +10,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from featx._extraction.runtime import computing_threads, torch_threads
-from featx._finetuning.base import TrainedClassifier, fitting_threads
+from featx._finetuning.base import TrainedClassifier
 from featx._finetuning.network import build_head
-from featx._finetuning.samples import (
-    INITIALIZATION,
-    VectorSamples,
-    choose_seed,
-    derive_seed,
-    torch_seeded,
-)
-from featx._finetuning.training import train
+from featx._finetuning.samples import INITIALIZATION, choose_seed, derive_seed, torch_seeded
 from featx._labels import sort_classes
 from featx._public import public
 
@@ -163,16 +156,12 @@ class LinearHeadClassifier(TrainedClassifier):
         seed = choose_seed(self.random_state)
         with torch_seeded(derive_seed(seed, INITIALIZATION)):
             head = build_head(X.shape[1], len(self.classes_), self.hidden_layer_sizes, self.dropout)
-        samples = VectorSamples(torch.from_numpy(np.ascontiguousarray(X)))
-        training, validation = self._portions(samples, codes, seed)
         plan = self._plan(codes, seed, self.learning_rate)
-        with fitting_threads(head):
-            outcome = train(head, lambda _name: True, training, validation, plan)
+        self._train_head(head, torch.from_numpy(np.ascontiguousarray(X)), codes, plan)
         layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
         # Arrays, as scikit-learn's own networks have them: a model file can hold these.
         self.coefs_ = [layer.weight.detach().numpy().T.copy() for layer in layers]
         self.intercepts_ = [layer.bias.detach().numpy().copy() for layer in layers]
-        self._keep_outcome(outcome)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,18 @@ from featx._backbones.embedding_network import (
     first_tensor,
     has_features_and_head,
 )
+from featx._backbones.frozen import IMAGENET_PREPROCESSING, FrozenBackbone
+from featx._backbones.probe import probe_network
+from featx._backbones.providers import load_backbone
 from featx._backbones.taps import PENULTIMATE, Tap
+from featx._checks import brief
 from featx._errors import InputError
+from featx._finetuning.samples import INITIALIZATION, derive_seed, torch_seeded
+from featx._finetuning.unfreezing import modules_to_train
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from featx._backbones.frozen import FrozenBackbone
     from featx._images.preprocess import Preprocessing
 
 
@@ -47,16 +54,12 @@ class FineTuningNetwork(nn.Module):
         self.module = module
         self.classifier = classifier
         self.trained = frozenset(trained)
-        parts = dict(module.named_modules())
-        self.learning = frozenset(
-            name
-            for name, part in parts.items()
-            if name in self.trained and not _keeps_statistics(part, batch_norm)
-        )
-        for name, part in parts.items():
+        self._learning: set[str] = set()
+        for name, part in module.named_modules():
+            if name in self.trained and not _keeps_statistics(part, batch_norm):
+                self._learning.add(name)
             for parameter in part.parameters(recurse=False):
-                trains = name in self.trained and parameter.is_floating_point()
-                parameter.requires_grad_(trains)
+                parameter.requires_grad_(name in self.trained and parameter.is_floating_point())
         # Measured on a CPU: 1.1 to 1.6 times as many images a second.
         self.to(memory_format=torch.channels_last)
         self.eval()
@@ -81,7 +84,7 @@ class FineTuningNetwork(nn.Module):
         super().train(False)
         if mode:
             for name, part in self.module.named_modules():
-                part.training = name in self.learning
+                part.training = name in self._learning
         return self
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -132,8 +135,7 @@ def _keeps_statistics(part: nn.Module, batch_norm: str) -> bool:
     """Whether a module is a BatchNorm that goes on normalising with the statistics it has."""
     if not isinstance(part, nn.modules.batchnorm._BatchNorm) or part.running_mean is None:
         return False
-    has_measured = bool(part.running_mean.any())
-    return batch_norm == "keep" or (batch_norm == "auto" and has_measured)
+    return batch_norm == "keep" or (batch_norm == "auto" and bool(part.running_mean.any()))
 
 
 def changing_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -142,15 +144,14 @@ def changing_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     Those of frozen modules are not among them. The network is left in training mode.
     """
     module.train()
-    changing: dict[str, torch.Tensor] = {}
+    changing = {
+        name: parameter.detach()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
     for prefix, part in module.named_modules():
-        at = f"{prefix}." if prefix else ""
-        for name, parameter in part.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                changing[at + name] = parameter.detach()
         if part.training:
-            buffers = part.named_buffers(recurse=False)
-            changing |= {at + name: buffer for name, buffer in buffers}
+            changing |= dict(part.named_buffers(prefix, recurse=False))
     return changing
 
 
@@ -226,34 +227,102 @@ def _own_classifier(module: Any) -> str | None:
     return next((name for name, part in module.named_modules() if name and part is own), None)
 
 
-def replace_classifier(
-    module: Any,
-    classifier: str,
+def assemble_network(
+    backbone: FrozenBackbone,
+    unfreeze: Any,
     n_classes: int,
-    hidden_layer_sizes: Sequence[int] = (),
-    dropout: float = 0.0,
-    *,
-    n_features: int | None = None,
-) -> None:
-    """Put a new head in the place of a network's classifier.
+    hidden_layer_sizes: Sequence[int],
+    dropout: float,
+    seed: int,
+    batch_norm: str = "auto",
+) -> FineTuningNetwork:
+    """Return a copy of a backbone with a new classifier, some of its modules to be trained.
 
     Raises
     ------
     InputError
-        If what the classifier takes is no vector and no map.
+        If there are no such layers, or the classifier cannot be told or replaced.
     """
-    old = module.get_submodule(classifier)
-    if isinstance(old, nn.Conv2d):
-        head = build_head(old.in_channels, n_classes, hidden_layer_sizes, dropout, on_maps=True)
-    elif isinstance(old, nn.Linear):
-        head = build_head(old.in_features, n_classes, hidden_layer_sizes, dropout)
-    elif n_features is not None:
-        head = build_head(n_features, n_classes, hidden_layer_sizes, dropout)
+    size = backbone.preprocessing.image_size
+    classifier = locate_classifier(backbone)
+    module: Any = copy.deepcopy(backbone.module)
+    probe = probe_network(module, size, classifier, backbone.name)
+    old, taken = module.get_submodule(classifier), probe.penultimate
+    if isinstance(old, nn.Conv2d | nn.Linear):
+        n_features = old.in_channels if isinstance(old, nn.Conv2d) else old.in_features
+    elif taken is not None and len(taken) == 2:
+        n_features = taken[1]
     else:
         raise InputError(
             f"Got the classifier {classifier!r}, a {type(old).__name__}, which takes no vector; "
             "expected a linear layer, a 1 x 1 convolution or a module that takes a vector"
         )
+    with torch_seeded(derive_seed(seed, INITIALIZATION)):
+        on_maps = isinstance(old, nn.Conv2d)
+        head = build_head(n_features, n_classes, hidden_layer_sizes, dropout, on_maps=on_maps)
     module.set_submodule(classifier, head, strict=True)
     if isinstance(getattr(module, "num_classes", None), int):
         module.num_classes = n_classes
+    trained = modules_to_train(module, unfreeze, classifier, probe.outputs, backbone.name)
+    network = FineTuningNetwork(module, backbone.preprocessing, classifier, trained, batch_norm)
+    network.check_logits(size, n_classes, backbone.name)
+    return network
+
+
+def open_backbone(
+    backbone: Any,
+    weights: Any,
+    image_size: int | None,
+    preprocessing: Preprocessing | None,
+    seed: int,
+) -> FrozenBackbone:
+    """Return the network that training begins with, and its recipe for images.
+
+    Of a class or function, which is called without arguments, random weights are drawn with the
+    seed.
+
+    Raises
+    ------
+    InputError
+        If the arguments do not go together, or there is no such network.
+    """
+    is_name, is_frozen = isinstance(backbone, str), isinstance(backbone, FrozenBackbone)
+    misplaced = {
+        "weights": weights != "default" and not is_name,
+        "preprocessing": preprocessing is not None and (is_name or is_frozen),
+        "image_size": image_size is not None and (is_frozen or preprocessing is not None),
+    }
+    for name, is_misplaced in misplaced.items():
+        if is_misplaced:
+            by_recipe = name == "image_size" and not is_frozen
+            owner = "preprocessing" if by_recipe else f"backbone={brief(backbone)}"
+            raise InputError(f"Got {name} beside {owner}, which has its own; leave it out")
+    if isinstance(backbone, str):
+        return load_backbone(backbone, weights=weights, image_size=image_size)
+    if isinstance(backbone, FrozenBackbone):
+        return backbone
+    if image_size is not None:  # the image as it is, without a margin to crop
+        preprocessing = replace(IMAGENET_PREPROCESSING, image_size=image_size, resize=image_size)
+    if not isinstance(backbone, nn.Module):
+        backbone = _build(backbone, seed)
+    return FrozenBackbone(backbone, preprocessing)
+
+
+def is_drawn(backbone: Any) -> bool:
+    """Whether a choice of backbone is a class or function, whose weights are drawn at each fit."""
+    return callable(backbone) and not isinstance(backbone, nn.Module)
+
+
+def _build(backbone: Any, seed: int) -> nn.Module:
+    expected = (
+        "expected the name of a network, a FrozenBackbone, a torch.nn.Module, or a class or "
+        "function that returns one when it is called without arguments"
+    )
+    with torch_seeded(derive_seed(seed, INITIALIZATION, 1)):
+        try:
+            module = backbone()
+        except TypeError as error:
+            raise InputError(f"Got backbone={backbone!r} ({error}) but {expected}") from error
+    if not isinstance(module, nn.Module):
+        raise InputError(f"Got a {type(module).__name__} from {backbone!r} but {expected}")
+    return module

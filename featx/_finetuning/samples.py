@@ -6,10 +6,11 @@ resumed draws what an undisturbed one draws, and the number of threads changes n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from featx._checks import refuse
 from featx._errors import ImageDecodeError, InputError
 from featx._extraction.batches import load_in_order
 from featx._images.decode import decode_content
+from featx._images.digest import digest_content
 from featx._images.sources import describe_item, read_content
 from featx._labels import list_labels
 
@@ -70,17 +72,7 @@ def torch_seeded(seed: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def generators_kept(device: torch.device) -> Iterator[None]:
-    """Put torch's generators, the one of a GPU included, back as they were after a block."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
 Augmentation = Callable[[torch.Tensor], torch.Tensor]
-
-AUGMENTATIONS = ("light",)
 
 
 def find_augmentation(augment: Any, image_size: int) -> Augmentation | None:
@@ -101,42 +93,21 @@ def find_augmentation(augment: Any, image_size: int) -> Augmentation | None:
     >>> light(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape
     torch.Size([3, 32, 32])
     """
-    if augment is None or callable(augment):
-        given: Augmentation | None = augment
-        return given
-    if augment not in AUGMENTATIONS:
+    if isinstance(augment, str) and augment == "light":
+        crop = v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), antialias=True)
+        augment = v2.Compose([crop, v2.RandomHorizontalFlip()])
+    if augment is not None and not callable(augment):
         expected = "None, 'light' or a transform of torchvision.transforms.v2"
-        raise refuse("augment", augment, expected, AUGMENTATIONS)
-    crop = v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), antialias=True)
-    light: Augmentation = v2.Compose([crop, v2.RandomHorizontalFlip()])
-    return light
-
-
-def augmented(augmentation: Augmentation, pixels: torch.Tensor) -> torch.Tensor:
-    """Apply an augmentation to one image.
-
-    Raises
-    ------
-    InputError
-        If what it returns has another shape or dtype.
-    """
-    changed = augmentation(pixels)
-    is_alike = isinstance(changed, torch.Tensor) and changed.dtype == torch.uint8
-    if not is_alike or changed.shape != pixels.shape:
-        got = (
-            f"{changed.dtype} of shape {tuple(changed.shape)}".removeprefix("torch.")
-            if isinstance(changed, torch.Tensor)
-            else type(changed).__name__
-        )
-        raise InputError(
-            f"Got {got} from augment but expected uint8 of shape {tuple(pixels.shape)}, as it was "
-            "given; leave normalising to the network"
-        )
-    return changed
+        raise refuse("augment", augment, expected, ["light"])
+    augmentation: Augmentation | None = augment
+    return augmentation
 
 
 # Enough to hide a slow image, few enough that memory does not grow with the number of images.
 _BATCHES_AHEAD = 2
+_DIGESTS_AHEAD = 64
+
+_Made = TypeVar("_Made")
 
 
 class VectorSamples:
@@ -185,40 +156,49 @@ class ImageSamples:
         self._n_kept = min(len(items), memory // (3 * side * side))
         self._kept: dict[int, torch.Tensor] = {}
 
-    def __len__(self) -> int:
-        return len(self._items)
+    def stream(self, rows: Sequence[int], batch_size: int) -> Generator[torch.Tensor]:
+        """Yield the pixels of some rows, decoded ahead."""
+        return self._in_order(self._load, rows, _BATCHES_AHEAD * batch_size)
 
-    def load(self, row: int) -> torch.Tensor:
-        """Return the pixels of an image, uint8 (3, side, side).
+    def digest(self) -> str:
+        """Return the digest of all contents, in their order."""
 
-        Raises
-        ------
-        ImageDecodeError
-            If it cannot be read; its row is named.
-        """
-        kept = self._kept.get(row)
-        if kept is not None:
-            return kept
+        def digest_row(row: int) -> bytes:
+            return digest_content(read_content(self._items[row], self._limits))
+
+        total = hashlib.sha256()
+        for digest in self._in_order(digest_row, range(len(self._items)), _DIGESTS_AHEAD):
+            total.update(digest)
+        return total.hexdigest()
+
+    def _in_order(
+        self, work: Callable[[int], _Made], rows: Sequence[int], ahead: int
+    ) -> Generator[_Made]:
+        """Yield what is made of some rows, in threads; an image that cannot be read is named."""
+
+        def work_on(row: int) -> _Made:
+            try:
+                return work(row)
+            except ImageDecodeError as error:
+                raise ImageDecodeError(error.source, error.reason, row) from error
+
+        with closing(
+            load_in_order(rows, work_on, num_workers=self._num_workers, ahead=ahead)
+        ) as made:
+            for _, outcome in made:
+                yield outcome
+
+    def _load(self, row: int) -> torch.Tensor:
+        if row in self._kept:
+            return self._kept[row]
         item = self._items[row]
         source = describe_item(item)
-        try:
-            content = read_content(item, self._limits)
-            decoded = decode_content(content, source, self._limits)
-            pixels = self._preprocessing.apply(decoded, source).contiguous()
-        except ImageDecodeError as error:
-            raise ImageDecodeError(error.source, error.reason, row) from error
+        content = read_content(item, self._limits)
+        decoded = decode_content(content, source, self._limits)
+        pixels = self._preprocessing.apply(decoded, source).contiguous()
         if row < self._n_kept:
             self._kept[row] = pixels
         return pixels
-
-    def stream(self, rows: Sequence[int], batch_size: int) -> Generator[torch.Tensor]:
-        """Yield the pixels of some rows, decoded ahead."""
-        ahead = _BATCHES_AHEAD * batch_size
-        with closing(
-            load_in_order(rows, self.load, num_workers=self._num_workers, ahead=ahead)
-        ) as loaded:
-            for _, pixels in loaded:
-                yield pixels
 
     def fixed_batches(self, batch_size: int) -> Generator[tuple[int, torch.Tensor]]:
         """Yield all images in order, in batches of one shape with the number of images in each.
@@ -226,7 +206,7 @@ class ImageSamples:
         The last one is padded with zeros, so that a row's numbers do not depend on how many others
         came with it.
         """
-        with closing(self.stream(range(len(self)), batch_size)) as images:
+        with closing(self.stream(range(len(self._items)), batch_size)) as images:
             while batch := list(islice(images, batch_size)):
                 pixels = torch.zeros(batch_size, *self.shape, dtype=torch.uint8)
                 torch.stack(batch, out=pixels[: len(batch)])
@@ -302,7 +282,17 @@ class Portion:
             return values
         with torch_seeded(derive_seed(self._seed or 0, AUGMENTATION, self.epoch, row)):
             # A copy, as the pixels are kept for the next epoch and a transform may work in place.
-            return augmented(self._augmentation, values.clone())
+            changed: Any = self._augmentation(values.clone())
+        if not isinstance(changed, torch.Tensor):
+            got = type(changed).__name__
+        elif (changed.dtype, changed.shape) == (values.dtype, values.shape):
+            return changed
+        else:
+            got = f"{changed.dtype} of shape {tuple(changed.shape)}".removeprefix("torch.")
+        raise InputError(
+            f"Got {got} from augment but expected uint8 of shape {tuple(values.shape)}, as it was "
+            "given; leave normalising to the network"
+        )
 
 
 def split_rows(

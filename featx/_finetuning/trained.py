@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import copy
+import json
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from featx._backbones.embedding_network import has_features_and_head
 from featx._backbones.fitting import load_tensors
 from featx._backbones.frozen import FrozenBackbone
-from featx._backbones.probe import probe_network
-from featx._backbones.providers import load_backbone
-from featx._errors import InputError
+from featx._checks import brief
+from featx._errors import InputError, SchemaError
 from featx._extraction.contents import checked_images
 from featx._extraction.runtime import computing_threads, torch_threads
+from featx._files import output_file, write_atomically
 from featx._finetuning.base import TrainedClassifier
-from featx._finetuning.checkpoints import (
-    check_same_network,
-    read_labelled_weights,
-    write_labelled_weights,
-)
-from featx._finetuning.network import FineTuningNetwork, locate_classifier, replace_classifier
-from featx._finetuning.samples import (
-    INITIALIZATION,
-    ImageSamples,
-    choose_seed,
-    derive_seed,
-    torch_seeded,
-)
-from featx._finetuning.unfreezing import modules_to_train
+from featx._finetuning.network import FineTuningNetwork, assemble_network, open_backbone
+from featx._finetuning.samples import ImageSamples, choose_seed
 from featx._images.limits import Limits
-from featx._images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from sklearn.utils import Tags
+
+    from featx._images.preprocess import Preprocessing
 
 
 class TrainedNetwork(TrainedClassifier):
@@ -74,12 +67,9 @@ class TrainedNetwork(TrainedClassifier):
         samples = self._samples(checked_images(X), self.preprocessing_, memory=0)
         device = self._choose_device()
         network = self.network_ if device == "cpu" else copy.deepcopy(self.network_).to(device)
-        probabilities: list[np.ndarray] = []
-        with torch.inference_mode(), torch_threads(computing_threads()):
-            for count, pixels in samples.fixed_batches(self.batch_size):
-                logits = network(pixels.to(device))[:count]
-                probabilities.append(logits.softmax(dim=1).cpu().numpy())
-        return np.concatenate(probabilities)
+        with torch_threads(computing_threads()):
+            probabilities = self._compute(network, samples, device).softmax(dim=1)
+        return probabilities.numpy()
 
     def freeze(self) -> FrozenBackbone:
         """Return the trained network as a frozen backbone, with its recipe for images.
@@ -123,7 +113,8 @@ class TrainedNetwork(TrainedClassifier):
         """
         check_is_fitted(self, "network_")
         tensors = self.network_.module.state_dict()
-        write_labelled_weights(file, tensors, self.classes_, self._describe_network())
+        network = self._describe_network(self._origin[0], self.preprocessing_)
+        _write_weights_file(output_file(file), tensors, self.classes_, network)
 
     def load_weights(self, file: str | os.PathLike[str]) -> Self:
         """Become the classifier that `save_weights` wrote, instead of being fitted.
@@ -163,12 +154,26 @@ class TrainedNetwork(TrainedClassifier):
         True
         """
         self._check_parameters()
-        tensors, classes, written = read_labelled_weights(file)
+        tensors, classes, written = _read_weights_file(Path(file))
         seed = choose_seed(self.random_state)
         backbone = self._open_backbone(seed)
-        network = self._assemble(backbone, len(classes), seed)
-        self.preprocessing_, self._origin = backbone.preprocessing, (backbone.name, "")
-        check_same_network(file, written, self._describe_network())
+        with torch_threads(computing_threads()):
+            network = self._assemble(backbone, len(classes), seed)
+        own = self._describe_network(backbone.name, backbone.preprocessing)
+        if not written:
+            warnings.warn(
+                f"{file} was written by featx 0.1 and does not say which backbone, image size and "
+                "preprocessing its weights go with; see that they are the same, and write it anew",
+                UserWarning,
+                stacklevel=2,
+            )
+        for name, value in written.items():
+            if own.get(name) != value:
+                raise SchemaError(
+                    f"Got {file}, written by a classifier with {name} {brief(value)}, but this one "
+                    f"has {brief(own.get(name))}; give it the same backbone, image_size, "
+                    "preprocessing and hidden_layer_sizes"
+                )
         load_tensors(network.module, tensors, (), f"{file} in {backbone.name}")
         self._keep_network(network, backbone)
         self.classes_ = classes
@@ -192,29 +197,28 @@ class TrainedNetwork(TrainedClassifier):
         tags.input_tags.string = True
         return tags
 
-    def _describe_network(self) -> dict[str, Any]:
+    def _describe_network(self, name: str, preprocessing: Preprocessing) -> dict[str, Any]:
         """Return what a classifier that loads the weights must share, as plain JSON types."""
         return {
             # The tag behind the dot names other weights of the same network.
-            "backbone": self._origin[0].partition(".")[0],
-            "preprocessing": self.preprocessing_.describe(),
+            "backbone": name.partition(".")[0],
             "hidden_layer_sizes": [int(size) for size in self.hidden_layer_sizes],
+            **preprocessing.describe(),
         }
 
     def _open_backbone(self, seed: int) -> FrozenBackbone:
         return open_backbone(self.backbone, self.weights, self.image_size, self.preprocessing, seed)
 
     def _assemble(self, backbone: FrozenBackbone, n_classes: int, seed: int) -> FineTuningNetwork:
-        with torch_threads(computing_threads()):
-            return assemble_network(
-                backbone,
-                self.unfreeze,
-                n_classes,
-                self.hidden_layer_sizes,
-                self.dropout,
-                seed,
-                self.batch_norm,
-            )
+        return assemble_network(
+            backbone,
+            self.unfreeze,
+            n_classes,
+            self.hidden_layer_sizes,
+            self.dropout,
+            seed,
+            self.batch_norm,
+        )
 
     def _keep_network(self, network: FineTuningNetwork, backbone: FrozenBackbone) -> None:
         self.network_ = network
@@ -222,137 +226,76 @@ class TrainedNetwork(TrainedClassifier):
         self._origin = (backbone.name, backbone.weights)
 
     def _samples(
-        self, items: Sequence[Any], preprocessing: Preprocessing, memory: int | None = None
+        self, items: Sequence[Any], preprocessing: Preprocessing, memory: int
     ) -> ImageSamples:
-        kept = self.pixel_memory if memory is None else memory
-        return ImageSamples(items, preprocessing, self._limits(), self._n_threads(), kept)
+        limits = Limits(self.max_pixels, self.max_file_bytes)
+        threads = computing_threads() if self.num_workers is None else self.num_workers
+        return ImageSamples(items, preprocessing, limits, threads, memory)
 
-    def _limits(self) -> Limits:
-        return Limits(self.max_pixels, self.max_file_bytes)
-
-    def _n_threads(self) -> int:
-        return computing_threads() if self.num_workers is None else self.num_workers
-
-
-# Statistics of ImageNet, as for any bare module; the image as it is, without a margin to crop.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def open_backbone(
-    backbone: Any,
-    weights: Any,
-    image_size: int | None,
-    preprocessing: Preprocessing | None,
-    seed: int,
-) -> FrozenBackbone:
-    """Return the network that training begins with, and its recipe for images.
-
-    Of a class or function, which is called without arguments, random weights are drawn with the
-    seed.
-
-    Raises
-    ------
-    InputError
-        If the arguments do not go together, or there is no such network.
-    """
-    if isinstance(backbone, str):
-        if preprocessing is not None:
-            raise InputError(
-                f"Got preprocessing beside backbone={backbone!r}, which has its own; leave it out"
+    def _compute(
+        self,
+        compute: Callable[[torch.Tensor], torch.Tensor],
+        samples: ImageSamples,
+        device: str,
+    ) -> torch.Tensor:
+        """Return what a network makes of all images, float32, on the CPU."""
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    compute(pixels.to(device))[:count].float().cpu()
+                    for count, pixels in samples.fixed_batches(self.batch_size)
+                ]
             )
-        return load_backbone(backbone, weights=weights, image_size=image_size)
-    if weights != "default":
+
+
+FILE_VERSION = 1
+
+_KINDS = "OUbiuf"
+
+
+def _write_weights_file(
+    path: Path, tensors: dict[str, torch.Tensor], classes: np.ndarray, network: dict[str, Any]
+) -> None:
+    if path.suffix != ".safetensors":
+        raise InputError(f"Got {path} but expected a name that ends in .safetensors")
+    labels = classes.tolist()
+    is_plain = all(isinstance(label, str | int | float | bool) for label in labels)
+    if classes.dtype.kind not in _KINDS or not is_plain:
         raise InputError(
-            f"Got weights={weights!r} beside a network that is not a name; expected its weights "
-            "to be in it: leave weights out"
+            f"Got labels of the type {type(labels[0]).__name__}, which a weights file cannot hold; "
+            "expected strings, numbers or booleans"
         )
-    if isinstance(backbone, FrozenBackbone):
-        if image_size is not None or preprocessing is not None:
-            raise InputError(
-                f"Got image_size or preprocessing beside {backbone!r}, which has its own; leave "
-                "them out"
-            )
-        return backbone
-    module = backbone if isinstance(backbone, nn.Module) else _build(backbone, seed)
-    return FrozenBackbone(module, _recipe(image_size, preprocessing))
+    described = {
+        "version": FILE_VERSION,
+        "classes": labels,
+        "network": network,
+        "dtype": "object" if classes.dtype == object else classes.dtype.str,
+    }
+    # Copies, as tensors that share their memory cannot be written.
+    content = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    with write_atomically(path) as stream:
+        stream.write(save(content, {"featx": json.dumps(described)}))
 
 
-def is_drawn(backbone: Any) -> bool:
-    """Whether a choice of backbone is a class or function, whose weights are drawn at each fit."""
-    return callable(backbone) and not isinstance(backbone, nn.Module)
-
-
-def _build(backbone: Any, seed: int) -> nn.Module:
-    expected = (
-        "expected the name of a network, a FrozenBackbone, a torch.nn.Module, or a class or "
-        "function that returns one when it is called without arguments"
-    )
-    if not callable(backbone):
-        raise InputError(f"Got backbone={backbone!r} but {expected}")
-    with torch_seeded(derive_seed(seed, INITIALIZATION, 1)):
-        try:
-            module = backbone()
-        except TypeError as error:
-            raise InputError(f"Got backbone={backbone!r} ({error}) but {expected}") from error
-    if not isinstance(module, nn.Module):
-        raise InputError(f"Got a {type(module).__name__} from {backbone!r} but {expected}")
-    return module
-
-
-def _recipe(image_size: int | None, preprocessing: Preprocessing | None) -> Preprocessing | None:
-    if image_size is None:
-        return preprocessing
-    if preprocessing is not None:
-        raise InputError(
-            f"Got image_size={image_size} beside a preprocessing, which has its own; leave one out"
-        )
-    return Preprocessing(image_size, image_size, "bilinear", _MEAN, _STD)
-
-
-def assemble_network(
-    backbone: FrozenBackbone,
-    unfreeze: Any,
-    n_classes: int,
-    hidden_layer_sizes: Sequence[int],
-    dropout: float,
-    seed: int,
-    batch_norm: str = "auto",
-) -> FineTuningNetwork:
-    """Return a copy of a backbone with a new classifier, some of its modules to be trained.
-
-    Raises
-    ------
-    InputError
-        If there are no such layers, or the classifier cannot be told or replaced.
-    """
-    size = backbone.preprocessing.image_size
-    classifier = locate_classifier(backbone)
-    module = copy.deepcopy(backbone.module)
-    probe = probe_network(module, size, classifier, backbone.name)
-    taken = probe.penultimate
-    with torch_seeded(derive_seed(seed, INITIALIZATION)):
-        replace_classifier(
-            module,
-            classifier,
-            n_classes,
-            hidden_layer_sizes,
-            dropout,
-            n_features=taken[1] if taken is not None and len(taken) == 2 else None,
-        )
-    trained = modules_to_train(module, unfreeze, classifier, probe.outputs, backbone.name)
-    network = FineTuningNetwork(module, backbone.preprocessing, classifier, trained, batch_norm)
-    network.check_logits(size, n_classes, backbone.name)
-    return network
-
-
-def embed_samples(
-    network: FineTuningNetwork, samples: ImageSamples, device: str, batch_size: int
-) -> torch.Tensor:
-    """Return what the classifier takes of each image, float32 (n, n_features), on the CPU."""
-    network.eval().to(device)
-    vectors: list[torch.Tensor] = []
-    with torch.no_grad():
-        for count, pixels in samples.fixed_batches(batch_size):
-            vectors.append(network.features(pixels.to(device))[:count].float().cpu())
-    network.to("cpu")
-    return torch.cat(vectors)
+def _read_weights_file(
+    path: Path,
+) -> tuple[dict[str, torch.Tensor], np.ndarray, dict[str, Any]]:
+    """Return tensors, classes, and the description of the network, which is empty of featx 0.1."""
+    if not path.is_file():
+        raise InputError(f"There is no weights file {path}")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            described = json.loads((opened.metadata() or {})["featx"])
+            if described["version"] != FILE_VERSION:
+                raise KeyError("version")
+            dtype = np.dtype(described["dtype"])
+            classes = np.array(described["classes"], dtype=dtype)
+            if dtype.kind not in _KINDS or classes.ndim != 1 or len(classes) < 2:
+                raise ValueError("classes")
+            tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
+            return tensors, classes, dict(described.get("network", {}))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SchemaError(
+            f"{path} was not written by save_weights of this version of featx, or is damaged; "
+            "write it anew"
+        ) from error

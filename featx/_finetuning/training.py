@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from featx._errors import InputError
-from featx._extraction.runtime import computing_threads, torch_threads
 from featx._finetuning.checkpoints import TrainingState
 from featx._finetuning.network import changing_tensors, copy_tensors, restore_tensors
-from featx._finetuning.samples import REGULARIZATION, derive_seed, generators_kept
+from featx._finetuning.samples import REGULARIZATION, derive_seed
 from featx._progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
     from featx._finetuning.checkpoints import Checkpoint
     from featx._finetuning.samples import Portion
@@ -69,26 +67,8 @@ class TrainingPlan:
     progress: bool | str
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a training: the losses of each epoch, and the one whose weights are kept."""
-
-    history: list[dict[str, Any]]
-    kept_epoch: int
-
-
-def train(
-    module: nn.Module,
-    is_head: Callable[[str], bool],
-    training: Portion,
-    validation: Portion | None,
-    plan: TrainingPlan,
-    checkpoint: Checkpoint | None = None,
-) -> Outcome:
-    """Train a network.
-
-    Afterwards it is in eval mode, on the CPU, and has the kept weights: of the epoch with the
-    lowest validation loss or, without a validation portion, of the last one.
+class Training:
+    """The training of a network, in which `is_head` tells parameters of the head by their name.
 
     Raises
     ------
@@ -100,27 +80,7 @@ def train(
     ConvergenceWarning
         If it comes to be so later: the training is stopped, and the weights of the best epoch kept.
     """
-    with (
-        torch_threads(computing_threads()),
-        generators_kept(torch.device(plan.device)),
-        _repeatable(),
-    ):
-        return _Training(module, is_head, training, validation, plan, checkpoint).run()
 
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    # cuDNN measures which of its algorithms is fastest, and some add up in any order.
-    with torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=False,
-        deterministic=True,
-        allow_tf32=torch.backends.cudnn.allow_tf32,
-    ):
-        yield
-
-
-class _Training:
     def __init__(
         self,
         module: nn.Module,
@@ -128,7 +88,7 @@ class _Training:
         training: Portion,
         validation: Portion | None,
         plan: TrainingPlan,
-        checkpoint: Checkpoint | None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.module = module.to(plan.device)
         self.training = training
@@ -140,47 +100,59 @@ class _Training:
         self.best_epoch = -1
         self.best: dict[str, torch.Tensor] = {}
         kind, settings = OPTIMIZERS[plan.optimizer]
-        groups = group_parameters(
-            module.named_parameters(),
-            is_head,
-            plan.learning_rate,
-            plan.backbone_learning_rate,
-            plan.weight_decay,
-        )
-        self.optimizer = kind(groups, **settings)
+        self.optimizer = kind(group_parameters(module, is_head, plan), **settings)
         # Without it small gradients in float16 would be 0.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "float16")
         self.criterion = nn.CrossEntropyLoss(
             weight=plan.class_weights, label_smoothing=plan.label_smoothing
         ).to(self.device)
 
-    def run(self) -> Outcome:
-        samples = len(self.training)
-        total = self.plan.epochs * samples
-        try:
-            with progress_bar("fine-tuning", total, self.plan.progress) as advance:
-                self._resume()
-                advance(len(self.history) * samples)
-                while not self._is_done():
-                    self._run_epoch(advance)
-        except DivergedError:
-            self._say_that_it_diverged()
-            keeps_best = True
-        else:
-            keeps_best = self.validation is not None
-        finally:
-            self.module.to("cpu").eval()
+    def run(self) -> tuple[list[dict[str, Any]], int]:
+        """Train, and return the losses of each epoch, and the number of the one that is kept.
+
+        Afterwards the network is in eval mode, on the CPU, and has the weights of the epoch with
+        the lowest validation loss or, without a validation portion, of the last one.
+        """
+        cudnn = torch.backends.cudnn
+        with (
+            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+            # cuDNN measures which of its algorithms is fastest, and some add up in any order.
+            cudnn.flags(
+                cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
+            ),
+        ):
+            try:
+                self._run_epochs()
+                keeps_best = self.validation is not None
+            except DivergedError:
+                self._say_that_it_diverged()
+                keeps_best = True
+            finally:
+                self.module.to("cpu").eval()
         if keeps_best:
             restore_tensors(self.module, self.best)
             self.module.eval()
-        kept = self.best_epoch if keeps_best else len(self.history) - 1
-        return Outcome(self.history, kept)
+        return self.history, self.best_epoch if keeps_best else len(self.history) - 1
+
+    def _run_epochs(self) -> None:
+        size = len(self.training)
+        state = None if self.checkpoint is None else self.checkpoint.load()
+        if state is not None:
+            restore_tensors(self.module, state.model)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.scaler.load_state_dict(state.scaler)
+            self.history = state.history
+            self.best_epoch, self.best = state.best_epoch, state.best
+        with progress_bar("fine-tuning", self.plan.epochs * size, self.plan.progress) as advance:
+            advance(len(self.history) * size)
+            while not self._is_done():
+                self._run_epoch(advance)
 
     def _is_done(self) -> bool:
         done, patience = len(self.history), self.plan.patience
-        if done == 0 or done >= self.plan.epochs or patience is None:
-            return done >= self.plan.epochs
-        return done - 1 - self.best_epoch >= patience
+        if done >= self.plan.epochs:
+            return True
+        return patience is not None and done > 0 and done - 1 - self.best_epoch >= patience
 
     def _run_epoch(self, advance: Callable[[int], None]) -> None:
         epoch = len(self.history)
@@ -195,7 +167,16 @@ class _Training:
         ):
             self.best_epoch, self.best = epoch, tensors
         if self.checkpoint is not None:
-            self.checkpoint.save(self._state(tensors))
+            state = TrainingState(
+                model=tensors,
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.scaler.state_dict(),
+                history=self.history,
+                seed=self.plan.seed,
+                best_epoch=self.best_epoch,
+                best=self.best,
+            )
+            self.checkpoint.save(state)
 
     def _learn(self, epoch: int, advance: Callable[[int], None]) -> float:
         """Take the steps of an epoch, and return its mean loss."""
@@ -259,27 +240,6 @@ class _Training:
         loss: float = row["train_loss" if self.validation is None else "valid_loss"]
         return loss
 
-    def _state(self, tensors: dict[str, torch.Tensor]) -> TrainingState:
-        return TrainingState(
-            model=tensors,
-            optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(),
-            history=self.history,
-            seed=self.plan.seed,
-            best_epoch=self.best_epoch,
-            best=self.best,
-        )
-
-    def _resume(self) -> None:
-        state = None if self.checkpoint is None else self.checkpoint.load()
-        if state is None:
-            return
-        restore_tensors(self.module, state.model)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.scaler.load_state_dict(state.scaler)
-        self.history = state.history
-        self.best_epoch, self.best = state.best_epoch, state.best
-
     def _say_that_it_diverged(self) -> None:
         epoch = len(self.history) + 1
         advice = f"lower the learning rate ({self.plan.learning_rate:g})"
@@ -311,27 +271,19 @@ def _are_finite(tensors: dict[str, torch.Tensor]) -> bool:
 
 
 def group_parameters(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    is_head: Callable[[str], bool],
-    learning_rate: float,
-    backbone_learning_rate: float,
-    weight_decay: float,
+    module: nn.Module, is_head: Callable[[str], bool], plan: TrainingPlan
 ) -> list[dict[str, Any]]:
     """Return the parameters that are trained, in groups by learning rate and weight decay.
 
     Biases and the scales of normalising layers are not decayed, as is usual (He et al., "Bag of
     tricks for image classification with convolutional neural networks", CVPR 2019, section 3.1).
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in named_parameters:
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((is_head(name), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": learning_rate if of_head else backbone_learning_rate,
-            "base_lr": learning_rate if of_head else backbone_learning_rate,
-            "weight_decay": weight_decay if decayed else 0.0,
-        }
-        for (of_head, decayed), parameters in groups.items()
-    ]
+            of_head, is_decayed = is_head(name), parameter.ndim > 1
+            rate = plan.learning_rate if of_head else plan.backbone_learning_rate
+            decay = plan.weight_decay if is_decayed else 0.0
+            new = {"params": [], "lr": rate, "base_lr": rate, "weight_decay": decay}
+            groups.setdefault((of_head, is_decayed), new)["params"].append(parameter)
+    return list(groups.values())

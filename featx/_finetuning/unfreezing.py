@@ -162,12 +162,8 @@ def _with_containers(module: nn.Module, chosen: set[str]) -> frozenset[str]:
     working = [name for name, part in module.named_modules() if _has_own_work(part)]
     return frozenset(
         name
-        for name, part in module.named_modules()
-        if name in chosen
-        or (
-            not _has_own_work(part)
-            and all(other in chosen for other in working if _is_inside(other, name))
-        )
+        for name, _ in module.named_modules()
+        if name in chosen or all(other in chosen for other in working if _is_inside(other, name))
     )
 
 

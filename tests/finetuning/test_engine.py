@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from networks import TinyCNN
 
 from featx import FrozenBackbone, Preprocessing
+from featx._finetuning.linear_head import LinearHeadClassifier
+from featx._finetuning.network import assemble_network
 from featx._finetuning.samples import Portion, VectorSamples, split_rows
-from featx._finetuning.trained import assemble_network
 from featx._finetuning.training import group_parameters
 
 numbers = st.tuples(*[st.floats(0.1, 2) for _ in range(3)])
@@ -98,9 +99,10 @@ def test_each_class_is_trained_on_and_held_out(
 def test_head_and_backbone_have_groups_of_their_own() -> None:
     network = TinyCNN()
     network[0].requires_grad_(False)
-    groups = group_parameters(
-        network.named_parameters(), lambda name: name.startswith("14."), 1.0, 0.1, 0.01
-    )
+    classifier = LinearHeadClassifier(learning_rate=1.0, weight_decay=0.01, device="cpu")
+    classifier.classes_ = np.arange(5)
+    plan = classifier._plan(np.arange(5), seed=0, backbone_learning_rate=0.1)
+    groups = group_parameters(network, lambda name: name.startswith("14."), plan)
     found = {
         (group["lr"], group["weight_decay"]): sum(map(torch.numel, group["params"]))
         for group in groups

@@ -18,8 +18,7 @@ from featx import FrozenBackbone, Preprocessing, load_backbone
 from featx._backbones.probe import probe_network
 from featx._errors import InputError
 from featx._finetuning.classifier import FineTunedClassifier
-from featx._finetuning.network import locate_classifier
-from featx._finetuning.trained import assemble_network
+from featx._finetuning.network import assemble_network, locate_classifier
 from featx._finetuning.unfreezing import list_stages, modules_to_train
 
 BLOCKS = [f"blocks.{number}" for number in range(5)]
