@@ -12,14 +12,11 @@ from sklearn.pipeline import Pipeline
 from featx._embedder import ImageEmbedder
 from featx._errors import InputError
 from featx._extraction.parcels import refuse_all_failed
-from featx._files import output_file, write_atomically
 from featx._images.sources import as_image_list, describe_item
 from featx._progress import progress_bar
 from featx._public import public
 
 if TYPE_CHECKING:
-    import os
-
     from featx._errors import DecodeFailure
     from featx._extraction.parcels import Parcel
 
@@ -113,17 +110,3 @@ def _printable(label: Any) -> Any:
     if isinstance(label, str):
         return label.encode("utf-8", "backslashreplace").decode("utf-8")
     return label
-
-
-def write_predictions(predictions: pd.DataFrame, out: str | os.PathLike[str]) -> None:
-    """Write predictions to a CSV file that is complete or absent, whatever happens.
-
-    The folder of the file must exist.
-
-    Raises
-    ------
-    InputError
-        When the folder does not exist.
-    """
-    with write_atomically(output_file(out)) as output:
-        output.write(predictions.to_csv(index=False).encode())

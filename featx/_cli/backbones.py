@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from featx._cli.options import AsJson
-from featx._cli.printing import NOT_KNOWN, figure, print_json, print_table
+from featx._cli import options, printing
 
 if TYPE_CHECKING:
     from featx._backbones.catalog import BackboneEntry
@@ -56,7 +55,7 @@ def backbones(
         ),
     ] = None,
     weights: Weights = "default",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the networks that are known by name, with their figures."""
     if fingerprint is not None:
@@ -68,9 +67,9 @@ def backbones(
     # Whoever asks what is on this machine means all of it.
     entries = list_backbones("*" if installed and pattern is None else pattern, installed=installed)
     if as_json:
-        print_json([_describe(entry) for entry in entries])
+        printing.print_json([_describe(entry) for entry in entries])
         return
-    print_table(
+    printing.print_table(
         (
             "backbone",
             "dimension",
@@ -98,29 +97,19 @@ def download(name: Name) -> None:
 
 
 def _describe(entry: BackboneEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "source": entry.source,
-        "dimension": entry.dimension,
-        "image_size": entry.image_size,
-        "parameters": entry.parameters,
-        "gflops": entry.gflops,
-        "top1": entry.top1,
-        "licence": entry.licence,
-        "installed": entry.installed,
-        "install": entry.install_command,
-    }
+    figures = {name: value for name, value in vars(entry).items() if name != "published"}
+    return figures | {"installed": entry.installed, "install": entry.install_command}
 
 
 def _row(entry: BackboneEntry) -> tuple[str, ...]:
     return (
         entry.name,
-        figure(entry.dimension, ""),
-        figure(entry.image_size, "", " px"),
-        figure(entry.parameters, ","),
-        figure(entry.gflops, ".3g"),
-        figure(entry.top1, ".1f", " %"),
-        entry.licence or NOT_KNOWN,
+        printing.figure(entry.dimension, ""),
+        printing.figure(entry.image_size, "", " px"),
+        printing.figure(entry.parameters, ","),
+        printing.figure(entry.gflops, ".3g"),
+        printing.figure(entry.top1, ".1f", " %"),
+        entry.licence or printing.NOT_KNOWN,
         entry.source,
         "installed" if entry.installed else entry.install_command or "",
     )
@@ -131,6 +120,6 @@ def _print_fingerprint(name: str, weights: str, as_json: bool) -> None:
 
     provenance = ImageEmbedder(name, weights=weights, cache=None).get_provenance()
     if as_json:
-        print_json(provenance)
+        printing.print_json(provenance)
     else:
         typer.echo(provenance["recipe"])

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.options import AsJson
-from featx._cli.printing import print_json, print_table
+from featx._cli import options, printing
 from featx._errors import InputError
 
 if TYPE_CHECKING:
@@ -49,16 +48,16 @@ app = typer.Typer(
 
 
 @app.command()
-def info(cache: Folder = "auto", as_json: AsJson = False) -> None:
+def info(cache: Folder = "auto", as_json: options.AsJson = False) -> None:
     """Show what is stored: each recipe, how much, and when it was last used."""
     found = _open(cache).info()
     if as_json:
-        print_json(asdict(found))
+        printing.print_json(asdict(found))
         return
     limit = "no limit" if found.max_bytes is None else f"limit {format_bytes(found.max_bytes)}"
     typer.echo(f"{found.folder}: {format_bytes(found.n_bytes)} ({limit})")
     if found.tables:
-        print_table(
+        printing.print_table(
             ("fingerprint", "rows", "shards", "size", "last use", "recipe"),
             [_row(table) for table in found.tables],
         )
@@ -73,12 +72,12 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove what is damaged or left behind.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Read every stored row and check it; exit with 1 when something is damaged."""
     report = _open(cache).verify(repair=repair)
     if as_json:
-        print_json(asdict(report))
+        printing.print_json(asdict(report))
     else:
         typer.echo(
             f"{report.n_rows} sound rows and {report.n_damaged_rows} damaged ones in "
@@ -113,7 +112,7 @@ def prune(
     unused_days: Annotated[
         float | None, typer.Option(help="Remove what was not used for so many days.", min=0)
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Remove what was not used for long, and what killed processes have left behind."""
     size = None if max_size is None else parse_size(max_size)
@@ -127,7 +126,7 @@ def clear(
         str | None, typer.Option(help="Remove only the embeddings of one fingerprint.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Remove all embeddings; nothing in the folder that is not the cache's own is touched."""
     opened = _open(cache)
@@ -191,7 +190,7 @@ def _as_text(value: Any) -> str:
 
 def _print_removal(report: RemovalReport, as_json: bool) -> None:
     if as_json:
-        print_json(asdict(report))
+        printing.print_json(asdict(report))
         return
     typer.echo(
         f"Removed {format_bytes(report.n_bytes)} in {report.n_shards} shards; "

@@ -8,26 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.options import (
-    LABEL,
-    AsJson,
-    Images,
-    LabelColumn,
-    PathColumn,
-    SkipUnreadable,
-    TestImages,
-    advice_on_unreadable,
-    load_labelled,
-    skipped_of,
-    split_names,
-    with_embedder_options,
-)
-from featx._cli.printing import (
-    print_json,
-    print_table,
-    report_skipped,
-    warnings_as_remarks,
-)
+from featx._cli import options, printing
 from featx._errors import InputError
 
 if TYPE_CHECKING:
@@ -38,11 +19,11 @@ if TYPE_CHECKING:
     from featx._comparison.comparison import Comparison
 
 
-@with_embedder_options("runtime", "precision")
+@options.with_embedder_options("runtime", "precision")
 def compare(
-    data: Images,
+    data: options.Images,
     embedder: Any,
-    test: TestImages = None,
+    test: options.TestImages = None,
     strategies: Annotated[
         str,
         typer.Option(
@@ -71,42 +52,42 @@ def compare(
         Path | None,
         typer.Option(help="A CSV file with a row per training, kept as they are done."),
     ] = None,
-    skip_unreadable: SkipUnreadable = False,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = LABEL,
-    as_json: AsJson = False,
+    skip_unreadable: options.SkipUnreadable = False,
+    path_column: options.PathColumn = "path",
+    label_column: options.LabelColumn = options.LABEL,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare a frozen network and its heads with ways of training it, under the same splits.
 
     Images are in one folder per class, or in a table with a path and a label column.
     """
-    images = load_labelled(data, path_column, label_column)
-    test_images = None if test is None else load_labelled(test, path_column, label_column)
+    images = options.load_labelled(data, path_column, label_column)
+    test_images = options.load_labelled(test, path_column, label_column)
 
     from featx._comparison.compare import compare_strategies
     from featx._files import output_file
 
     if out is not None:
         output_file(out)  # refused before the work
-    with advice_on_unreadable(skip_unreadable), warnings_as_remarks():
+    with options.advice_on_unreadable(skip_unreadable), printing.warnings_as_remarks():
         comparison = compare_strategies(
             images.data,
             images.target,
-            X_test=None if test_images is None else test_images.data,
-            y_test=None if test_images is None else test_images.target,
-            strategies=strategies if strategies in ("default", "all") else split_names(strategies),
+            X_test=test_images and test_images.data,
+            y_test=test_images and test_images.target,
+            strategies=options.names_or(strategies, "default", "all"),
             embedder=embedder(),
-            labels_per_class=[_parse_budget(part) for part in split_names(labels_per_class)],
+            labels_per_class=list(map(_parse_budget, options.split_names(labels_per_class))),
             cv=folds,
             epochs=epochs,
             random_state=seed,
             skip_unreadable=skip_unreadable,
             report=_make_report(out),
         )
-    report_skipped([path for found in (images, test_images) for path in skipped_of(found)])
+    printing.report_skipped(options.skipped_of(images, test_images))
     if as_json:
         rows = comparison.summary().to_dict("records")
-        print_json({"strategies": rows, "verdict": comparison.verdict()})
+        printing.print_json({"strategies": rows, "verdict": comparison.verdict()})
         return
     _print_comparison(comparison, folds if test is None else None)
     if out is not None:
@@ -130,8 +111,6 @@ def _make_report(out: Path | None) -> Callable[[Comparison, int], None]:
     begun = time.monotonic()
 
     def report(comparison: Comparison, total: int) -> None:
-        from featx._files import write_atomically
-
         run = comparison.runs[-1]
         budget = run.split.labels_per_class
         labels = "" if budget is None else f", {budget} labels a class"
@@ -140,9 +119,7 @@ def _make_report(out: Path | None) -> Callable[[Comparison, int], None]:
             f"{run.split.fold}{labels}: {run.description}: {run.accuracy:.3f}",
             err=True,
         )
-        if out is not None:
-            with write_atomically(out) as file:
-                comparison.results.to_csv(file, index=False)
+        printing.write_csv(comparison.results, out)
 
     return report
 
@@ -166,7 +143,7 @@ def _print_comparison(comparison: Comparison, folds: int | None) -> None:
 
 
 def _print_strategies(table: pd.DataFrame) -> None:
-    print_table(
+    printing.print_table(
         ("strategy", "accuracy", "interval", "gain", "interval", "training", "cost", "prediction"),
         [
             (
@@ -191,7 +168,7 @@ def _shown_gain(row: dict[Any, Any]) -> tuple[str, str]:
 
 def _print_curves(curves: pd.DataFrame) -> None:
     typer.echo("Accuracy by labels of each class:")
-    print_table(
+    printing.print_table(
         ("strategy", *(str(budget) for budget in curves.columns)),
         [
             (str(name), *(f"{accuracy:.3f}" for accuracy in row))

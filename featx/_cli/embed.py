@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from featx._cli.options import (
-    AsJson,
-    ImagesOrList,
-    PathColumn,
-    load_unlabelled,
-    with_embedder_options,
-)
-from featx._cli.printing import print_json, report_failures, report_skipped
+from featx._cli import options, printing
 
 
-class PrecisionOut(StrEnum):
-    """What the stored numbers may be."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-
-
-@with_embedder_options()
+@options.with_embedder_options()
 def embed(
-    images: ImagesOrList,
+    images: options.ImagesOrList,
     # Text, as a path would lose the slash at its end.
     out: Annotated[
         str,
@@ -37,17 +22,17 @@ def embed(
         int | None,
         typer.Option(min=1, help="Images per forward; by device and memory if not given."),
     ] = None,
-    path_column: PathColumn = "path",
+    path_column: options.PathColumn = "path",
     label_column: Annotated[
         str | None, typer.Option(help="The table's column of labels; 'label' if there is one.")
     ] = None,
     precision_out: Annotated[
-        PrecisionOut, typer.Option(help="Of the stored numbers; float16 halves the output.")
-    ] = PrecisionOut.FLOAT32,
+        str, typer.Option(help="Of the stored numbers: 'float32', or 'float16' for half the size.")
+    ] = "float32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, in place of whatever is there.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write the embeddings of images to Parquet, one row per image.
 
@@ -55,7 +40,7 @@ def embed(
     these images. An image that cannot be read is a row with a null embedding and the reason; the
     exit code is then 1.
     """
-    found = load_unlabelled(images, path_column, label_column)
+    found = options.load_unlabelled(images, path_column, label_column)
 
     from featx._export import export_embeddings
 
@@ -65,13 +50,13 @@ def embed(
         embedder=embedder(batch_size=batch_size or "auto", on_error="nan"),
         labels=found.labels,
         further=found.further,
-        precision_out=precision_out.value,
+        precision_out=precision_out,
         overwrite=overwrite,
     )
-    report_skipped(found.skipped)
-    report_failures(summary.failures)
+    printing.report_skipped(found.skipped)
+    printing.report_failures(summary.failures)
     if as_json:
-        print_json(
+        printing.print_json(
             {
                 "rows": summary.rows,
                 "dimension": summary.dimension,

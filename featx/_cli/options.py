@@ -122,6 +122,11 @@ def split_names(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
+def names_or(choice: str, *words: str) -> str | list[str]:
+    """Return the names that commas separate, or one of some words as it is."""
+    return choice if choice in words else split_names(choice)
+
+
 def _one_or_several(names: str) -> str | list[str]:
     parts = [name.strip() for name in names.split(",")]
     return parts[0] if len(parts) == 1 else parts
@@ -133,11 +138,13 @@ def _is_table(images: Path) -> bool:
     return images.is_file() and not is_archive(images)
 
 
-def load_labelled(images: Path, path_column: str, label_column: str) -> Any:
-    """Return the images and labels of a folder, an archive or a table."""
+def load_labelled(images: Path | None, path_column: str, label_column: str) -> Any:
+    """Return the images and labels of a folder, an archive or a table; of None, None."""
     from featx._images.folders import load_image_folder
     from featx._images.manifests import load_manifest
 
+    if images is None:
+        return None
     if _is_table(images):
         return load_manifest(images, path_column=path_column, label_column=label_column)
     return load_image_folder(images)
@@ -183,6 +190,6 @@ def advice_on_unreadable(skip_unreadable: bool) -> Iterator[None]:
         raise ImageDecodeError(error.source, reason, error.row) from error
 
 
-def skipped_of(found: Any) -> list[str]:
-    """Return the files that were left out of a folder."""
-    return [] if found is None else found.get("skipped", [])
+def skipped_of(*images: Any) -> list[str]:
+    """Return the files that were left out of folders; None has none."""
+    return [path for found in images if found is not None for path in found.get("skipped", [])]

@@ -7,41 +7,31 @@ from typing import Annotated
 
 import typer
 
-from featx._cli.options import (
-    AsJson,
-    Cache,
-    Device,
-    ImagesOrList,
-    PathColumn,
-    SkipUnreadable,
-    advice_on_unreadable,
-    load_unlabelled,
-)
-from featx._cli.printing import print_json, report_failures, report_skipped
+from featx._cli import options, printing
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A model that 'featx select' wrote.")],
-    images: ImagesOrList,
+    images: options.ImagesOrList,
     out: Annotated[
         Path | None, typer.Option(help="The CSV file to write; stdout by default.")
     ] = None,
-    device: Device = "auto",
-    cache: Cache = "auto",
-    skip_unreadable: SkipUnreadable = False,
-    path_column: PathColumn = "path",
-    as_json: AsJson = False,
+    device: options.Device = "auto",
+    cache: options.Cache = "auto",
+    skip_unreadable: options.SkipUnreadable = False,
+    path_column: options.PathColumn = "path",
+    as_json: options.AsJson = False,
 ) -> None:
     """Write path, label and probability of new images as CSV."""
-    found = load_unlabelled(images, path_column, None)
+    found = options.load_unlabelled(images, path_column, None)
 
     from featx._files import output_file
     from featx._persistence import load_model
-    from featx._prediction import predict_images, write_predictions
+    from featx._prediction import predict_images
 
     if out is not None:
         output_file(out)  # refused before the work
-    with advice_on_unreadable(skip_unreadable):
+    with options.advice_on_unreadable(skip_unreadable):
         predictions, failures = predict_images(
             load_model(model),
             found.paths,
@@ -49,12 +39,11 @@ def predict(
             device=device,
             cache=cache,
         )
-    report_skipped(found.skipped)
-    report_failures(failures)
-    if out is not None:
-        write_predictions(predictions, out)
+    printing.report_skipped(found.skipped)
+    printing.report_failures(failures)
+    printing.write_csv(predictions, out)
     if as_json:
-        print_json(predictions.to_dict("records"))
+        printing.print_json(predictions.to_dict("records"))
     elif out is None:
         typer.echo(predictions.to_csv(index=False), nl=False)
     else:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featx._errors import ImageDecodeWarning
-from featx._files import json_text
+from featx._files import json_text, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pandas as pd
 
     from featx._errors import DecodeFailure
 
@@ -69,6 +72,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # A line longer than the terminal goes on in the next one: names and figures are what people
     # copy, and are never shortened.
     Console(width=_WIDTH).print(table)
+
+
+def write_csv(table: pd.DataFrame, out: Path | None) -> None:
+    """Write a table to a file that is whole or absent; nothing where none is named."""
+    if out is not None:
+        with write_atomically(out) as file:
+            file.write(table.to_csv(index=False).encode())
 
 
 def figure(value: float | None, form: str, unit: str = "") -> str:

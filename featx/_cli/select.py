@@ -7,58 +7,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx._cli.options import (
-    LABEL,
-    AsJson,
-    Images,
-    LabelColumn,
-    PathColumn,
-    SkipUnreadable,
-    TestImages,
-    advice_on_unreadable,
-    load_labelled,
-    skipped_of,
-    split_names,
-    with_embedder_options,
-)
-from featx._cli.printing import print_json, print_table, report_failures, report_skipped
+from featx._cli import options, printing
 
 if TYPE_CHECKING:
     from featx._selection.selection import Selection
 
 
-@with_embedder_options()
+@options.with_embedder_options()
 def select(
-    train: Images,
+    train: options.Images,
     out: Annotated[Path, typer.Option(help="The folder for model, scores and embeddings.")],
     embedder: Any,
-    test: TestImages = None,
+    test: options.TestImages = None,
     heads: Annotated[
         str, typer.Option(help="Heads to try, separated by commas, or 'all'.")
     ] = "all",
     folds: Annotated[int, typer.Option("--cv", min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int, typer.Option(help="Worker processes of the search.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and the heads.")] = 0,
-    skip_unreadable: SkipUnreadable = False,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = LABEL,
-    as_json: AsJson = False,
+    skip_unreadable: options.SkipUnreadable = False,
+    path_column: options.PathColumn = "path",
+    label_column: options.LabelColumn = options.LABEL,
+    as_json: options.AsJson = False,
 ) -> None:
     """Choose the best head by cross-validation, score it on held-out images, and save it.
 
     Images are in one folder per class, or in a table with a path and a label column.
     """
-    train_images = load_labelled(train, path_column, label_column)
-    test_images = None if test is None else load_labelled(test, path_column, label_column)
+    train_images = options.load_labelled(train, path_column, label_column)
+    test_images = options.load_labelled(test, path_column, label_column)
 
     from featx._selection.selection import check_output_folder, select_model
 
     check_output_folder(out)
-    with advice_on_unreadable(skip_unreadable):
+    with options.advice_on_unreadable(skip_unreadable):
         selection = select_model(
             train_images,
             test_images,
-            heads=heads if heads == "all" else split_names(heads),
+            heads=options.names_or(heads, "all"),
             embedder=embedder(),
             cv=folds,
             n_jobs=jobs,
@@ -66,8 +52,8 @@ def select(
             skip_unreadable=skip_unreadable,
         )
     files = selection.save(out)
-    report_skipped([path for found in (train_images, test_images) for path in skipped_of(found)])
-    report_failures(selection.failures)
+    printing.report_skipped(options.skipped_of(train_images, test_images))
+    printing.report_failures(selection.failures)
     if selection.shared_images:
         typer.echo(
             f"Held-out images that are also in the training set: {selection.shared_images}; the "
@@ -75,7 +61,7 @@ def select(
             err=True,
         )
     if as_json:
-        print_json(selection.summary() | {"files": [str(file) for file in files]})
+        printing.print_json(selection.summary() | {"files": [str(file) for file in files]})
     else:
         _print_selection(selection, folds)
         typer.echo(f"Wrote {', '.join(file.name for file in files)} in {out}")
@@ -88,7 +74,7 @@ def _print_selection(selection: Selection, folds: int) -> None:
         f"{len(selection.train.images)} images of {len(selection.search.classes_)} classes{note}; "
         f"accuracy over {folds} folds:"
     )
-    print_table(
+    printing.print_table(
         ("head", "accuracy", "fit time", "chosen"),
         [
             (
