@@ -21,7 +21,6 @@ from featx._extraction.recipe import EmbeddingRecipe, choose_backbone, choose_fu
 from featx._extraction.runtime import computing_threads, plan_execution
 from featx._extraction.stream import EmbeddingStream
 from featx._images.limits import Limits
-from featx._images.preprocess import count_views
 from featx._progress import check_progress, no_progress, progress_bar
 from featx._public import public
 from featx._store.cache import open_cache
@@ -218,7 +217,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             raise InputError(
                 f"Got {len(items)} images and {len(y)} labels but expected one label per image"
             )
-        recipe = self._prepare()
+        self._limits()
+        recipe = self._prepare(open_cache(self.cache))
         self._note_column(X)
         self.recipe_ = recipe.name
         self.execution_ = recipe.plan.description
@@ -335,15 +335,16 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         yield from self._open_stream(use_cache=use_cache).parcels(items, advance, skip=skip)
 
     def _open_stream(self, *, use_cache: bool = True) -> EmbeddingStream:
-        recipe = self._prepare()
+        limits, cache = self._limits(), open_cache(self.cache)
+        recipe = self._prepare(cache)
         self._check_fresh(recipe)
         threads = computing_threads()
         return EmbeddingStream(
             recipe,
-            open_cache(self.cache),
+            cache,
             num_workers=threads if self.num_workers is None else int(self.num_workers),
             threads=threads,
-            limits=self._limits(),
+            limits=limits,
             stop_at_failure=self.on_error == "raise",
             use_cache=use_cache,
         )
@@ -360,7 +361,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         -------
         ndarray of str objects, shape (n_features_out_,)
         """
-        recipe = self._prepare()
+        recipe = self._prepare(open_cache(self.cache))
         self._check_fresh(recipe)
         return np.asarray(recipe.feature_names(), dtype=object)
 
@@ -374,7 +375,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             runtime, device type, versions, and the names of it all: ``recipe`` without and
             ``fingerprint`` with runtime and device.
         """
-        return self._prepare().describe()
+        return self._prepare(open_cache(self.cache)).describe()
 
     def keeps_embeddings(self) -> bool:
         """Return whether what is computed is found again: there is a cache, and it can be used."""
@@ -392,14 +393,11 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "recipe_") or hasattr(self, "fingerprint_")
 
-    def _prepare(self) -> EmbeddingRecipe:
+    def _prepare(self, cache: EmbeddingCache | None) -> EmbeddingRecipe:
         """Check the parameters and decide what runs and how."""
         check_choice("on_error", self.on_error, ("raise", "nan"))
         check_progress(self.progress)
         check_whole_number("num_workers", self.num_workers, also=[None])
-        self._limits()
-        cache = open_cache(self.cache)
-        count_views(self.views)
         plan = plan_execution(self.runtime, self.device, self.batch_size, self.precision)
         backbone = choose_backbone(self.backbone, self.weights, self.image_size)
         plan = plan.for_images_of(backbone.preprocessing.image_size)

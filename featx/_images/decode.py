@@ -64,11 +64,12 @@ from featx._images.headers import (
     is_webp,
     orientation_in,
     read_jpeg_header,
+    turn_upright,
     webp_size,
     why_unknown,
 )
 from featx._images.limits import DEFAULT_LIMITS, Limits
-from featx._images.pixels import pixels_from_array, pixels_from_pillow, turn_upright
+from featx._images.pixels import pixels_from_array, pixels_from_pillow
 
 if TYPE_CHECKING:
     import numpy.typing as npt

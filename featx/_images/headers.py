@@ -13,11 +13,18 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy.typing as npt
+
 JPEG_START = b"\xff\xd8\xff"
 UPRIGHT = 1
+_TRANSPOSED = frozenset({5, 6, 7, 8})
+_FLIPPED_AXES = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+
 UNKNOWN = "not an image in a known format"
 
 _READ = {
@@ -258,3 +265,19 @@ def _markup(content: bytes) -> str | None:
     if prologue.startswith(b"<") and b"<svg" in prologue:
         return "an SVG drawing"
     return None
+
+
+def turn_upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Return a view of pixels (height, width, channels) as EXIF says they are to be seen.
+
+    Examples
+    --------
+    >>> stored = np.array([[[1], [2], [3]]], dtype=np.uint8)
+    >>> turn_upright(stored, 6)[:, :, 0].tolist()
+    [[1], [2], [3]]
+    >>> turn_upright(stored, 3)[:, :, 0].tolist()
+    [[3, 2, 1]]
+    """
+    if orientation in _TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    return np.flip(pixels, _FLIPPED_AXES.get(orientation, ()))

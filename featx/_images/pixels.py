@@ -14,7 +14,7 @@ from PIL import Image
 
 from featx._errors import ImageDecodeError
 from featx._images.faults import library_errors
-from featx._images.headers import exif_orientation
+from featx._images.headers import exif_orientation, turn_upright
 from featx._images.limits import DEFAULT_LIMITS, Limits
 from featx._images.scale import IntegerScale, gray_of_integers, integer_scale
 
@@ -23,9 +23,6 @@ PixelArray: TypeAlias = npt.NDArray[np.uint8]
 
 BACKGROUND = (255, 255, 255, 255)
 """Transparent images are seen on white paper."""
-
-_TRANSPOSED = frozenset({5, 6, 7, 8})
-_FLIPPED_AXES = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 
 
 def checked_array(array: npt.NDArray[Any], source: str = "<array>") -> npt.NDArray[Any]:
@@ -105,22 +102,6 @@ def pixels_from_pillow(
     if file.format == "XBM":  # its ones are ink, but Pillow makes them white
         pixels = 255 - pixels
     return np.ascontiguousarray(turn_upright(pixels, exif_orientation(image.info)))
-
-
-def turn_upright(pixels: PixelArray, orientation: int) -> PixelArray:
-    """Return a view of pixels (height, width, channels) as EXIF says they are to be seen.
-
-    Examples
-    --------
-    >>> stored = np.array([[[1], [2], [3]]], dtype=np.uint8)
-    >>> turn_upright(stored, 6)[:, :, 0].tolist()
-    [[1], [2], [3]]
-    >>> turn_upright(stored, 3)[:, :, 0].tolist()
-    [[3, 2, 1]]
-    """
-    if orientation in _TRANSPOSED:
-        pixels = pixels.swapaxes(0, 1)
-    return np.flip(pixels, _FLIPPED_AXES.get(orientation, ()))
 
 
 def _converted_by_pillow(image: Image.Image, source: str) -> PixelArray:

@@ -13,11 +13,11 @@ import numpy as np
 from featx._errors import CacheWarning, InputError, SchemaError
 from featx._files import write_atomically
 from featx._store.claims import ClaimFolder
-from featx._store.index import ShardIndex
 from featx._store.layout import RECIPE_NAME, RECIPE_TEMPORARY_NAME
 from featx._store.shards import (
     SUFFIX,
     Shard,
+    ShardIndex,
     check_digests,
     new_shard_name,
     shard_schema,

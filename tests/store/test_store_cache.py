@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import featx._store
 from featx._errors import CacheWarning, InputError
-from featx._store import index as index_module
+from featx._store import shards as shards_module
 from featx._store import table as table_module
 from featx._store.cache import EmbeddingCache, EmbeddingTable, open_cache
 from featx._store.session import Session
@@ -282,7 +282,7 @@ def test_a_session_computes_each_missing_image_once_and_in_the_order_given(
 def test_large_shards_are_served_in_pieces(
     table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(shards_module, "ROWS_AT_ONCE", 7)
     digests = digests_of(100)
     store(table, digests)
     pieces = list(Session([table], digests).collect())
