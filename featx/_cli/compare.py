@@ -113,7 +113,7 @@ def _make_report(out: Path | None) -> Callable[[Comparison, int], None]:
     def report(comparison: Comparison, total: int) -> None:
         run = comparison.runs[-1]
         budget = run.split.labels_per_class
-        labels = "" if budget is None else f", {budget} labels a class"
+        labels = "" if budget == "all" else f", {budget} labels a class"
         typer.echo(
             f"[{len(comparison.runs)}/{total}, {time.monotonic() - begun:.0f} s] fold "
             f"{run.split.fold}{labels}: {run.description}: {run.accuracy:.3f}",

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._checks import check_whole_number
+from featx._checks import check_whole_number, refuse
 from featx._comparison.comparison import Comparison
 from featx._comparison.splits import ALL, check_budgets, make_splits, split_folds
-from featx._comparison.strategies import choose_strategies
-from featx._comparison.training_runs import TrainingData, run_strategy
+from featx._comparison.strategies import TrainingData, choose_strategies, run_strategy
 from featx._embedder import ImageEmbedder
 from featx._errors import ImageDecodeWarning, InputError
 from featx._images.sources import as_image_list
@@ -149,12 +148,12 @@ def compare_strategies(
     codes = encode_labels(labels)
     folds = [(np.arange(n_training), np.arange(n_training, len(images)))]
     if X_test is None:
-        folds = split_folds(codes, cv, random_state)
+        folds = split_folds(labels, cv, random_state)
     # What is wrong with the labels is said before any image is embedded.
     make_splits(folds, codes, budgets, random_state)
     data, read, failures = _prepare(chosen, images, labels, embedder, skip_unreadable)
     folds = [(_among(train, read), _among(test, read)) for train, test in folds]
-    splits = make_splits(folds, data.codes, budgets, random_state)
+    splits = make_splits(folds, codes[read], budgets, random_state)
     runs = []
     for split in splits:
         for strategy in chosen:
@@ -167,10 +166,8 @@ def compare_strategies(
 def _checked_embedder(embedder: Any) -> ImageEmbedder:
     chosen = ImageEmbedder() if embedder is None else embedder
     if not isinstance(chosen, ImageEmbedder):
-        raise InputError(
-            f"Got embedder={embedder!r} but expected an ImageEmbedder, such as "
-            "ImageEmbedder('efficientnet_lite0')"
-        )
+        expected = "an ImageEmbedder, such as ImageEmbedder('efficientnet_lite0')"
+        raise refuse("embedder", embedder, expected)
     if chosen.on_error == "nan":
         raise InputError(
             "Got an embedder with on_error='nan' but expected on_error='raise': no head takes NaN "
@@ -187,8 +184,6 @@ def _gather(X: Any, y: Any, X_test: Any, y_test: Any) -> tuple[list[Any], list[A
     images, labels = _pair(X, y, "y")
     if X_test is None:
         return images, labels, len(images)
-    if len(as_image_list(X_test)) == 0:
-        raise InputError("Got 0 test images but expected at least 1")
     test_images, test_labels = _pair(X_test, y_test, "y_test")
     check_known_classes(test_labels, labels)
     return images + test_images, labels + test_labels, len(images)
@@ -212,15 +207,13 @@ def _prepare(
     """Return what the strategies take, the rows that could be read, and what could not."""
     needs_vectors = any(strategy.takes_vectors for strategy in strategies)
     if not needs_vectors and not skip_unreadable:
-        data = TrainingData(images, None, np.asarray(labels), encode_labels(labels), 0.0)
-        return data, np.arange(len(images)), ()
+        return TrainingData(images, None, np.asarray(labels), 0.0), np.arange(len(images)), ()
     embedded = embed_labelled(images, labels, embedder, skip_unreadable=skip_unreadable)
     if embedded.failures:
         warnings.warn(ImageDecodeWarning(embedded.failures, len(images)), stacklevel=3)
-    read = list(embedded.images)
-    codes = encode_labels([labels[row] for row in embedded.rows])
-    seconds = seconds_per_image(embedder, read, _TIMED_IMAGES) if needs_vectors else 0.0
-    data = TrainingData(read, embedded.vectors, embedded.labels, codes, seconds)
+    images = list(embedded.images)
+    seconds = seconds_per_image(embedder, images, _TIMED_IMAGES) if needs_vectors else 0.0
+    data = TrainingData(images, embedded.vectors, embedded.labels, seconds)
     return data, embedded.rows, embedded.failures
 
 

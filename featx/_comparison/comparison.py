@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from featx._comparison.splits import ALL
+from featx._comparison.splits import in_order
 from featx._public import public
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from featx._comparison.training_runs import TrainingRun
+    from featx._comparison.splits import Split
     from featx._errors import DecodeFailure
 
 
@@ -24,6 +22,53 @@ if TYPE_CHECKING:
 _WORTH = 0.02
 
 _QUANTILE = float(norm.ppf(0.975))
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What one strategy came to under one split.
+
+    Attributes
+    ----------
+    strategy, description : str
+        Of the strategy.
+    trains : bool or None
+        Whether it trained layers of the network; None where that is not known.
+    split : Split
+        What it was trained and tested on.
+    labels, predicted : ndarray of shape (n_test_images,)
+        The label of each image that was tested, and what was predicted.
+    fit_seconds : float
+        Of its training; where the network is frozen, the embedding of the images included.
+    predict_seconds : float
+        Of one image, from its file to its label.
+    """
+
+    strategy: str
+    description: str
+    trains: bool | None
+    split: Split
+    labels: np.ndarray
+    predicted: np.ndarray
+    fit_seconds: float
+    predict_seconds: float
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Whether the label of each image was predicted."""
+        hits: np.ndarray = self.predicted == self.labels
+        return hits
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose label was predicted."""
+        return float(self.hits.mean())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes that were tested of the share of their images."""
+        shares = [self.hits[self.labels == label].mean() for label in np.unique(self.labels)]
+        return float(np.mean(shares))
 
 
 @public
@@ -58,7 +103,7 @@ class Comparison:
         return pd.DataFrame(
             {
                 "strategy": run.strategy,
-                "labels_per_class": _budget(run),
+                "labels_per_class": run.split.labels_per_class,
                 "fold": run.split.fold,
                 "train_images": len(run.split.train),
                 "test_images": len(run.split.test),
@@ -84,7 +129,7 @@ class Comparison:
                 {
                     "row": run.split.test,
                     "strategy": run.strategy,
-                    "labels_per_class": _budget(run),
+                    "labels_per_class": run.split.labels_per_class,
                     "fold": run.split.fold,
                     "label": run.labels,
                     "predicted": run.predicted,
@@ -112,8 +157,8 @@ class Comparison:
             - ``fit_seconds``, ``predict_seconds``: medians over the folds;
             - ``cost``: times as long to train as the one that it is measured against.
         """
-        table = pd.concat([self._summarize(budget) for budget in self._budgets()])
-        return table.reset_index(drop=True)
+        tables = [self._summarize(budget) for budget in self._budgets()]
+        return pd.concat(tables, ignore_index=True)
 
     def learning_curves(self) -> pd.DataFrame:
         """Return the accuracy of each strategy (rows) by the labels of each class (columns)."""
@@ -134,7 +179,7 @@ class Comparison:
         """
         table = self._summarize(self._budgets()[-1])
         frozen, trained = (
-            table[table["strategy"].isin(_names_of(self.runs, trains))] for trains in (False, True)
+            table[table["strategy"].isin(self._names(trains))] for trains in (False, True)
         )
         if frozen.empty or trained.empty:
             best = table.iloc[0]
@@ -145,7 +190,8 @@ class Comparison:
             f"{'above' if best['gain'] >= 0 else 'below'} {reference['description']} "
             f"(95 % interval of the difference {best['gain_low']:+.3f} to {best['gain_high']:+.3f})"
         )
-        cost = f"takes {_times(best['cost'])} as long to train"
+        digits = 0 if best["cost"] >= 10 else 1
+        cost = f"takes {best['cost']:.{digits}f} times as long to train"
         if best["gain_low"] > 0:
             return f"Training the network pays: {gain}. It {cost}."
         if best["gain_high"] < 0:
@@ -155,92 +201,60 @@ class Comparison:
         return f"These images cannot tell: {gain}, and {cost}. More test images would."
 
     def _budgets(self) -> list[int | str]:
-        numbers = {run.split.labels_per_class for run in self.runs}
-        return [*sorted(number for number in numbers if number is not None)] + (
-            [ALL] if None in numbers else []
-        )
+        return in_order(run.split.labels_per_class for run in self.runs)
+
+    def _names(self, trains: bool) -> list[str]:
+        return [run.strategy for run in self.runs if run.trains is trains]
 
     def _summarize(self, budget: int | str) -> pd.DataFrame:
         """Return the rows of one number of labels per class."""
-        chosen = [run for run in self.runs if _budget(run) == budget]
-        groups: dict[str, list[TrainingRun]] = {}
-        for run in chosen:
-            groups.setdefault(run.strategy, []).append(run)
-        hits = {name: _hits_by_image(group) for name, group in groups.items()}
-        seconds = {
-            name: float(np.median([run.fit_seconds for run in group]))
-            for name, group in groups.items()
+        results, predictions = (
+            table[table["labels_per_class"] == budget]
+            for table in (self.results, self.predictions())
+        )
+        # Of each image that was tested, by its row: how often its label was predicted.
+        is_hit = (predictions["label"] == predictions["predicted"]).astype(float)
+        hits = {
+            name: of_strategy.groupby(predictions["row"]).mean()
+            for name, of_strategy in is_hit.groupby(predictions["strategy"], sort=False)
         }
-        reference = _reference(groups, hits, seconds)
+        seconds: dict[Any, float] = results.groupby("strategy")["fit_seconds"].median().to_dict()
+        # What the others are measured against.
+        frozen = [name for name in hits if name in self._names(trains=False)]
+        reference = min(seconds, key=lambda name: seconds[name])
+        if frozen:
+            reference = max(frozen, key=lambda name: (hits[name].mean(), -seconds[name]))
+        descriptions: dict[Any, str] = {run.strategy: run.description for run in self.runs}
         rows = []
-        for name, group in groups.items():
+        for name, runs in results.groupby("strategy", sort=False):
             accuracy = accuracy_interval(hits[name].to_numpy())
-            gain = _gain(hits[name], hits[reference])
+            # On the images that both have met: before the end, one may be ahead.
+            both = pd.concat([hits[name], hits[reference]], axis=1, join="inner")
+            gain = difference_interval(*both.to_numpy().T)
             is_reference = name == reference
             rows.append(
                 {
                     "strategy": name,
-                    "description": group[0].description,
+                    "description": descriptions[name],
                     "labels_per_class": budget,
-                    "train_images": float(np.mean([len(run.split.train) for run in group])),
+                    "train_images": runs["train_images"].mean(),
                     "test_images": len(hits[name]),
                     "accuracy": accuracy.value,
                     "low": accuracy.low,
                     "high": accuracy.high,
-                    "std": _deviation([run.accuracy for run in group]),
-                    "balanced_accuracy": float(np.mean([t.balanced_accuracy for t in group])),
+                    "std": runs["accuracy"].std(),
+                    "balanced_accuracy": runs["balanced_accuracy"].mean(),
                     "gain": gain.value,
                     "gain_low": 0.0 if is_reference else gain.low,
                     "gain_high": 0.0 if is_reference else gain.high,
                     "fit_seconds": seconds[name],
-                    "predict_seconds": float(np.median([t.predict_seconds for t in group])),
+                    "predict_seconds": runs["predict_seconds"].median(),
                     "cost": seconds[name] / seconds[reference],
                 }
             )
-        table = pd.DataFrame(rows)
-        return table.sort_values(
+        return pd.DataFrame(rows).sort_values(
             ["accuracy", "fit_seconds"], ascending=[False, True], kind="stable", ignore_index=True
         )
-
-
-def _budget(run: TrainingRun) -> int | str:
-    number = run.split.labels_per_class
-    return ALL if number is None else number
-
-
-def _names_of(runs: Iterable[TrainingRun], trains: bool | None) -> set[str]:
-    return {run.strategy for run in runs if run.trains is trains}
-
-
-def _hits_by_image(runs: list[TrainingRun]) -> pd.Series:
-    """Return of each image that was tested, by its row, how often its label was predicted."""
-    rows = np.concatenate([run.split.test for run in runs])
-    hits = np.concatenate([run.hits for run in runs])
-    return pd.Series(hits.astype(float)).groupby(rows).mean()
-
-
-def _gain(hits: pd.Series, reference: pd.Series) -> Interval:
-    """Return the gain on the images that both have met: before the end, one may be ahead."""
-    rows = hits.index.intersection(reference.index)
-    return difference_interval(hits[rows].to_numpy(), reference[rows].to_numpy())
-
-
-def _reference(
-    groups: dict[str, list[TrainingRun]], hits: dict[str, pd.Series], seconds: dict[str, float]
-) -> str:
-    """Return what the others are measured against."""
-    frozen = [name for name, group in groups.items() if group[0].trains is False]
-    if not frozen:
-        return min(groups, key=lambda name: seconds[name])
-    return max(frozen, key=lambda name: (hits[name].mean(), -seconds[name]))
-
-
-def _deviation(accuracies: list[float]) -> float:
-    return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else float("nan")
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
 
 
 class Interval(NamedTuple):
@@ -254,15 +268,8 @@ class Interval(NamedTuple):
 def accuracy_interval(hits: np.ndarray) -> Interval:
     """Return an accuracy with its 95 % interval (Wilson, 1927).
 
-    Parameters
-    ----------
-    hits : ndarray of float64, shape (n_images,)
-        Of each image 1 if its label was predicted and 0 if not; a share where it was tested
-        several times, which does not make it several images.
-
-    Returns
-    -------
-    Interval
+    ``hits`` are of each image 1 if its label was predicted and 0 if not; a share where it was
+    tested several times, which does not make it several images.
 
     Examples
     --------
@@ -290,15 +297,7 @@ def difference_interval(hits: np.ndarray, reference: np.ndarray) -> Interval:
     wrong, only the one, only the other), as Agresti and Min propose ("Simple improved confidence
     intervals for comparing matched proportions", Statistics in Medicine 24, 2005).
 
-    Parameters
-    ----------
-    hits, reference : ndarray of float64, shape (n_images,)
-        Of each image 1 if its label was predicted and 0 if not, or the share of several times.
-
-    Returns
-    -------
-    Interval
-        About the plain difference of the two accuracies.
+    The value is the plain difference; both arguments are as of `accuracy_interval`.
 
     Examples
     --------

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
+from threadpoolctl import threadpool_limits
 
-from featx._checks import refuse
+from featx._checks import check_choice, refuse
+from featx._comparison.comparison import TrainingRun
 from featx._embedder import ImageEmbedder
-from featx._errors import InputError, did_you_mean
+from featx._errors import InputError
 from featx._finetuning.classifier import FineTunedClassifier
 from featx._finetuning.linear_head import LinearHeadClassifier
 from featx._selection.heads import Head, make_heads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from featx._comparison.splits import Split
 
 LINEAR_HEAD = "linear_head"
 LAST_STAGE = "last_stage"
 ALL_LAYERS = "all_layers"
 FROM_SCRATCH = "from_scratch"
 
-_HEADS = tuple(head.name for head in make_heads())
+_FROZEN = (*(head.name for head in make_heads()), LINEAR_HEAD)
 
-NAMES = (*_HEADS, LINEAR_HEAD, LAST_STAGE, ALL_LAYERS, FROM_SCRATCH)
+NAMES = (*_FROZEN, LAST_STAGE, ALL_LAYERS, FROM_SCRATCH)
 """The names that ``strategies=`` takes, in the order in which they are run."""
 
-DEFAULT_NAMES = (
-    "logistic_regression",
-    "rbf_svm",
-    "random_forest",
-    LINEAR_HEAD,
-    LAST_STAGE,
-    ALL_LAYERS,
-    FROM_SCRATCH,
-)
+DEFAULT_NAMES = tuple(name for name in NAMES if name not in ("linear_svm", "k_nearest_neighbors"))
 
 # Folds of the search for a head's settings, inside the images that are trained on.
 _INNER_FOLDS = 5
@@ -82,16 +79,20 @@ class Strategy:
     classifier: Any
     takes_vectors: bool
     trains: bool | None
-    grid: dict[str, list[Any]]
+    grid: dict[str, list[Any]] = field(default_factory=dict)
 
-    def make_classifier(self, codes: np.ndarray, random_state: int | None) -> Any:
-        """Return the unfitted classifier for training images of some classes, given as numbers."""
+    def make_classifier(self, labels: np.ndarray, random_state: int | None) -> Any:
+        """Return the unfitted classifier for training images of some labels."""
         if not self.grid:
             return clone(self.classifier)
-        counts = np.bincount(codes)
-        folds = min(_INNER_FOLDS, int(counts[counts > 0].min()))
-        fitted = len(codes) - -(-len(codes) // folds)
-        grid = {name: _possible(name, values, fitted) for name, values in self.grid.items()}
+        folds = min(_INNER_FOLDS, int(pd.Series(labels).value_counts().min()))
+        fitted = len(labels) - -(-len(labels) // folds)
+        # Neighbours cannot outnumber the images.
+        grid = {
+            name: [value for value in values if "n_neighbors" not in name or value <= fitted]
+            or [fitted]
+            for name, values in self.grid.items()
+        }
         inner = StratifiedKFold(folds, shuffle=True, random_state=random_state)
         return GridSearchCV(clone(self.classifier), grid, cv=inner, error_score="raise")
 
@@ -114,122 +115,145 @@ def choose_strategies(
     InputError
         When a name is not known, is taken twice, or needs a network that is not named.
     """
-    chosen = _chosen_names(names, embedder)
-    heads = {head.name: head for head in make_heads(random_state)}
-    makers = {
-        **{name: partial(_head, heads[name]) for name in heads},
-        LINEAR_HEAD: partial(_linear_head, embedder, random_state),
-        LAST_STAGE: partial(_last_stage, embedder, epochs, random_state),
-        ALL_LAYERS: partial(_all_layers, embedder, epochs, random_state),
-        FROM_SCRATCH: partial(_from_scratch, embedder, epochs, random_state),
-    }
-    strategies = [makers[name]() for name in chosen]
-    if own_strategies is not None and not isinstance(own_strategies, Mapping):
-        expected = "a mapping of names to classifiers of images"
-        raise refuse("own_strategies", own_strategies, expected)
-    strategies += [_own_strategy(*named) for named in (own_strategies or {}).items()]
+    chosen = _choose_names(names, embedder)
+    known = [*_frozen(embedder, random_state), *_trained(embedder, epochs, random_state)]
+    strategies = [strategy for strategy in known if strategy.name in chosen]
+    own = {} if own_strategies is None else own_strategies
+    if not isinstance(own, Mapping):
+        raise refuse("own_strategies", own, "a mapping of names to classifiers of images")
+    strategies += [_own_strategy(name, classifier) for name, classifier in own.items()]
     if not strategies:
         raise InputError(f"Got no strategies but expected some of {', '.join(NAMES)}")
     return strategies
 
 
-def _chosen_names(names: str | Iterable[str], embedder: ImageEmbedder) -> list[str]:
-    known = {"default": DEFAULT_NAMES, "all": NAMES}
-    is_group = isinstance(names, str) and names in known
-    chosen = known[str(names)] if is_group else [names] if isinstance(names, str) else list(names)
+def _choose_names(names: str | Iterable[str], embedder: ImageEmbedder) -> list[str]:
+    groups = {"default": DEFAULT_NAMES, "all": NAMES}
+    is_group = isinstance(names, str) and names in groups
+    chosen = groups[str(names)] if is_group else [names] if isinstance(names, str) else list(names)
     for name in chosen:
-        if name not in NAMES:
-            hint = did_you_mean(str(name), NAMES)
-            raise InputError(
-                f"Got strategy {name!r} but expected 'default', 'all' or some of "
-                f"{', '.join(NAMES)}{hint}"
-            )
+        check_choice("strategies", name, [*groups, *NAMES] if name == names else NAMES)
     if FROM_SCRATCH in chosen and not isinstance(embedder.backbone, str):
         if is_group:
             return [name for name in chosen if name != FROM_SCRATCH]
-        raise InputError(
-            f"Got strategy {FROM_SCRATCH!r} beside {embedder.backbone!r}, whose layers cannot be "
-            "made anew; expected the name of a network, or bring a FineTunedClassifier over a "
-            "class of modules as a strategy of your own"
-        )
-    return [name for name in NAMES if name in chosen]
+        expected = f"others beside {embedder.backbone!r}, whose layers cannot be made anew"
+        raise refuse("strategies", FROM_SCRATCH, expected)
+    return list(chosen)
 
 
-def _head(head: Head) -> Strategy:
-    steps = [("scaler", head.scaler), ("head", head.classifier)]
-    grid = {f"head__{name}": values for name, values in head.grid.items()}
-    return Strategy(head.name, f"frozen + {head.name}", Pipeline(steps), True, False, grid)
-
-
-def _linear_head(embedder: ImageEmbedder, random_state: int | None) -> Strategy:
+def _frozen(embedder: ImageEmbedder, random_state: int | None) -> list[Strategy]:
+    """Return the strategies that train a head on embeddings."""
     layer = LinearHeadClassifier(
         optimizer="sgd", device=embedder.device, random_state=random_state, progress=False
     )
-    classifier = make_pipeline(StandardScaler(), Normalizer(), layer)
-    grid = {"linearheadclassifier__learning_rate": _HEAD_LEARNING_RATES}
-    return Strategy(LINEAR_HEAD, "frozen + linear layer by SGD", classifier, True, False, grid)
+    unit = make_pipeline(StandardScaler(), Normalizer())
+    by_descent = Head(LINEAR_HEAD, unit, layer, {"learning_rate": _HEAD_LEARNING_RATES})
+    return [
+        Strategy(
+            head.name,
+            f"frozen + {'linear layer by SGD' if head is by_descent else head.name}",
+            Pipeline([("scaler", head.scaler), ("head", head.classifier)]),
+            takes_vectors=True,
+            trains=False,
+            grid={f"head__{name}": values for name, values in head.grid.items()},
+        )
+        for head in (*make_heads(random_state), by_descent)
+    ]
 
 
-def _last_stage(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Strategy:
-    classifier = _pretrained(embedder, epochs, random_state).set_params(unfreeze=1)
-    return Strategy(LAST_STAGE, "last stage fine-tuned", classifier, False, True, {})
-
-
-def _all_layers(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Strategy:
-    classifier = _pretrained(embedder, epochs, random_state).set_params(unfreeze="all")
-    return Strategy(ALL_LAYERS, "all layers fine-tuned", classifier, False, True, {})
-
-
-def _from_scratch(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Strategy:
-    classifier = _pretrained(embedder, _SCRATCH_FACTOR * epochs, random_state)
-    classifier.set_params(weights=None, unfreeze="all", head_epochs=0)
-    return Strategy(FROM_SCRATCH, "all layers from scratch", classifier, False, True, {})
-
-
-def _pretrained(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> Any:
-    """Return what trains the embedder's network from a linear head on."""
-    classifier = FineTunedClassifier(
-        embedder.backbone,
-        weights=embedder.weights,
-        image_size=embedder.image_size,
-        epochs=epochs,
-        head_epochs=_HEAD_EPOCHS,
-        augment="light",
-        device=embedder.device,
-        num_workers=embedder.num_workers,
-        max_pixels=embedder.max_pixels,
-        max_file_bytes=embedder.max_file_bytes,
-        random_state=random_state,
-        progress=embedder.progress,
-    )
-    if not isinstance(embedder.backbone, str):
-        # It has weights and an image size of its own.
-        classifier.set_params(weights="default", image_size=None)
-    return classifier
+def _trained(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> list[Strategy]:
+    """Return the strategies that train the embedder's network from a linear head on."""
+    shared: dict[str, Any] = {
+        "epochs": epochs,
+        "head_epochs": _HEAD_EPOCHS,
+        "augment": "light",
+        "random_state": random_state,
+    }
+    taken = ["device", "num_workers", "max_pixels", "max_file_bytes", "progress"]
+    if isinstance(embedder.backbone, str):  # others have weights and an image size of their own
+        taken += ["weights", "image_size"]
+    shared |= {name: getattr(embedder, name) for name in taken}
+    scratch: dict[str, Any] = {
+        "weights": None,
+        "head_epochs": 0,
+        "epochs": _SCRATCH_FACTOR * epochs,
+    }
+    return [
+        Strategy(
+            name,
+            description,
+            FineTunedClassifier(embedder.backbone, unfreeze=unfreeze, **(shared | more)),
+            takes_vectors=False,
+            trains=True,
+        )
+        for name, description, unfreeze, more in (
+            (LAST_STAGE, "last stage fine-tuned", 1, {}),
+            (ALL_LAYERS, "all layers fine-tuned", "all", {}),
+            (FROM_SCRATCH, "all layers from scratch", "all", scratch),
+        )
+    ]
 
 
 def _own_strategy(name: str, classifier: Any) -> Strategy:
     if name in NAMES:
         raise InputError(f"Got a strategy of your own named {name!r}, which is taken; rename it")
     if not isinstance(classifier, BaseEstimator) or not is_classifier(classifier):
-        raise InputError(
-            f"Got {classifier!r} as strategy {name!r} but expected a classifier of images, such "
-            "as a FineTunedClassifier or a pipeline that begins with an ImageEmbedder"
-        )
-    return Strategy(name, name, classifier, False, _trains_layers(classifier), {})
-
-
-def _trains_layers(classifier: Any) -> bool | None:
-    """Whether a classifier of somebody's own trains a network, as far as can be told."""
+        expected = "a classifier of images, such as a FineTunedClassifier or a pipeline"
+        raise refuse(f"own_strategies[{name!r}]", classifier, expected)
+    # Whether it trains a network, as far as can be told.
     parts = [classifier, *classifier.get_params().values()]
-    # By the name of its class: it needs a package that may not be here.
-    if any(type(part).__name__ == "FineTunedClassifier" for part in parts):
-        return True
-    return False if any(isinstance(part, ImageEmbedder) for part in parts) else None
+    trains = True if any(isinstance(part, FineTunedClassifier) for part in parts) else None
+    if trains is None and any(isinstance(part, ImageEmbedder) for part in parts):
+        trains = False
+    return Strategy(name, name, classifier, takes_vectors=False, trains=trains)
 
 
-def _possible(name: str, values: list[Any], fitted: int) -> list[Any]:
-    """Return the values that so many images allow: neighbours cannot outnumber them."""
-    if not name.endswith("n_neighbors"):
-        return values
-    return [value for value in values if value <= fitted] or [fitted]
+@dataclass(frozen=True)
+class TrainingData:
+    """Labelled images as every strategy needs them.
+
+    Attributes
+    ----------
+    images : sequence
+        Images, for strategies that train the network.
+    vectors : ndarray of float32, shape (n_images, dimension), or None
+        Their embeddings, for those that do not.
+    labels : ndarray of shape (n_images,)
+    seconds_per_image : float
+        What an embedding costs that is in no cache.
+    """
+
+    images: Sequence[Any]
+    vectors: Any
+    labels: np.ndarray
+    seconds_per_image: float
+
+
+def run_strategy(
+    strategy: Strategy, split: Split, data: TrainingData, random_state: int | None
+) -> TrainingRun:
+    """Train a strategy on the images of a split and test it on the others."""
+    classifier = strategy.make_classifier(data.labels[split.train], random_state)
+    train, test = (
+        data.vectors[rows] if strategy.takes_vectors else [data.images[row] for row in rows]
+        for rows in (split.train, split.test)
+    )
+    # The heads' matrices are small: several threads for each product cost more than they save.
+    with threadpool_limits(1 if strategy.takes_vectors else None, user_api="blas"):
+        begun = time.perf_counter()
+        classifier.fit(train, data.labels[split.train])
+        fitted = time.perf_counter()
+        predicted = np.ravel(classifier.predict(test))  # some of others give a column
+        done = time.perf_counter()
+    # The embeddings were there; whoever trains this alone pays for them too.
+    embedding = data.seconds_per_image if strategy.takes_vectors else 0.0
+    return TrainingRun(
+        strategy=strategy.name,
+        description=strategy.description,
+        trains=strategy.trains,
+        split=split,
+        labels=data.labels[split.test],
+        predicted=predicted,
+        fit_seconds=fitted - begun + len(train) * embedding,
+        predict_seconds=(done - fitted) / len(test) + embedding,
+    )

@@ -84,7 +84,7 @@ def test_images_that_cannot_be_read_are_named(photos: Path) -> None:
         (["--labels-per-class", "ten"], "Got --labels-per-class 'ten'"),
         (["--strategies", "last_stag"], "did you mean 'last_stage'"),
         (["--out", "nowhere/runs.csv"], "its folder does not exist"),
-        (["--cv", "7"], "a class of 6 image"),
+        (["--cv", "7"], "Got a class 'blue' of 6 images"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_work(

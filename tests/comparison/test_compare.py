@@ -130,7 +130,7 @@ def test_a_trained_strategy_is_the_classifier_by_itself(photos: Bunch) -> None:
         photos, "linear_head", own_strategies={"mine": own}, labels_per_class=[2, "all"]
     )
     codes = encode_labels(photos.target)
-    splits = make_splits(split_folds(codes, 2, 0), codes, [2, None], 0)
+    splits = make_splits(split_folds(codes, 2, 0), codes, [2, "all"], 0)
     mine = [run for run in comparison.runs if run.strategy == "mine"]
     for run, split in zip(mine, splits, strict=True):
         assert np.array_equal(run.split.train, split.train)
@@ -214,13 +214,13 @@ def test_labels_of_any_kind(photos: Bunch, labels: list[Any]) -> None:
     ("params", "message"),
     [
         ({"embedder": {"on_error": "nan"}}, "on_error='nan'"),
-        ({"strategies": "frozen"}, "Got strategy 'frozen'"),
-        ({"labels_per_class": 1}, "whole numbers from 2 on"),
+        ({"strategies": "frozen"}, "Got strategies='frozen'"),
+        ({"labels_per_class": 1}, "whole number of at least 2"),
         ({"labels_per_class": 12}, "the largest class has 12 images to train on|has 4 images"),
-        ({"cv": 9}, "a class of 8 image"),
+        ({"cv": 9}, "Got a class 'blue' of 8 images"),
         ({"y_test": ["blue"]}, "Got y_test without X_test"),
         ({"X_test": ["a.png"], "y_test": ["violet"]}, "class 'violet'"),
-        ({"X_test": [], "y_test": []}, "0 test images"),
+        ({"X_test": [], "y_test": []}, r"Got y_test of shape \(0,\)"),
         ({"random_state": -1}, "Got random_state=-1"),
         ({"own_strategies": [1]}, "expected a mapping"),
         ({"X_test": ["a.png"], "y_test": []}, "y_test of shape .0,. but expected one per image"),

@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featx._comparison.comparison import Comparison, accuracy_interval, difference_interval
+from featx._comparison.comparison import (
+    Comparison,
+    TrainingRun,
+    accuracy_interval,
+    difference_interval,
+)
 from featx._comparison.splits import Split
-from featx._comparison.training_runs import TrainingRun
 
 
 def run(strategy: str, hits: list[int], **params: Any) -> TrainingRun:
     trains = params.get("trains", not strategy.startswith("frozen"))
     rows = np.array(params.get("rows", range(len(hits))))
-    split = Split(params.get("fold", 1), params.get("budget"), np.arange(100), rows)
+    split = Split(params.get("fold", 1), params.get("budget", "all"), np.arange(100), rows)
     seconds = params.get("seconds", 1.0)
     labels = np.array(params.get("labels", ["cat"] * len(hits)))
     predicted = np.where(np.array(hits, bool), labels, "another")
@@ -71,7 +75,7 @@ def test_an_image_that_is_tested_twice_is_one_image() -> None:
 def test_learning_curves_have_a_column_for_each_number_of_labels() -> None:
     runs = [
         run(name, RIGHT * right + WRONG * (10 - right), budget=budget)
-        for budget, rights in ((None, (9, 8)), (5, (3, 6)), (10, (4, 7)))
+        for budget, rights in (("all", (9, 8)), (5, (3, 6)), (10, (4, 7)))
         for name, right in zip(("tuned", "frozen"), rights, strict=True)
     ]
     curves = Comparison(tuple(runs)).learning_curves()

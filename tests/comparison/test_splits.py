@@ -44,7 +44,7 @@ def test_fewer_labels_are_some_of_the_more(
             assert not set(split.train) & set(split.test)
             counts = np.bincount(codes[split.train], minlength=len(sizes))
             available = np.bincount(codes[all_labels.train], minlength=len(sizes))
-            if split.labels_per_class is not None:
+            if split.labels_per_class != "all":
                 available = np.minimum(available, split.labels_per_class)
             assert np.array_equal(counts, available)
 
@@ -53,7 +53,7 @@ def test_the_same_seed_draws_the_same_images_and_another_one_others() -> None:
     codes = np.arange(60) % 3
 
     def rows(seed: int) -> list[list[int]]:
-        splits = make_splits(split_folds(codes, 3, seed), codes, [4, None], seed)
+        splits = make_splits(split_folds(codes, 3, seed), codes, [4, "all"], seed)
         return [split.train.tolist() for split in splits]
 
     assert rows(0) == rows(0)
@@ -81,11 +81,10 @@ def test_groups_are_kept_by_the_pairs_of_a_splitter() -> None:
     ("cv", "message"),
     [
         (GroupKFold(2), r"pairs of rows such as list\(GroupKFold"),
-        ([([0, 1, 2, 3], [3, 4])], "fold 1 of cv with 1 rows on both sides, the first of them 3"),
-        ([([0, 1], [])], "fold 1 of cv with no image to test on"),
-        ([], "Got no folds in cv"),
-        ([([0, 1], [12])], "fold 1 of cv with rows that are not among the 12 images"),
-        ("five", "Got cv='five'"),
+        ([([0, 1, 2, 3], [3, 4])], "fold 1 has 1 rows on both sides, the first of them 3"),
+        ([], r"Got cv=\[\] but .* there are none"),
+        ([([0, 1], [12])], "index 12 is out of bounds for axis 0 with size 12"),
+        ("five", "Got cv='five' but expected a number of folds"),
     ],
 )
 def test_folds_that_cannot_be_are_refused(cv: Any, message: str) -> None:
@@ -93,29 +92,35 @@ def test_folds_that_cannot_be_are_refused(cv: Any, message: str) -> None:
         split_folds(np.arange(12) % 2, cv, None)
 
 
+def test_a_test_without_images_is_said() -> None:
+    [(train, test)] = split_folds(np.arange(4) % 2, [(range(4), [])], None)
+    with pytest.raises(InputError, match="Got no image to test on"):
+        make_splits([(train, test)], np.arange(4) % 2, ["all"], 0)
+
+
 def test_a_class_that_is_only_tested_is_said() -> None:
     codes = np.array([0, 1] * 4 + [2, 2])
     with pytest.raises(InputError, match="1 classes in a test of which no image is trained on"):
-        make_splits([(np.arange(8), np.arange(8, 10))], codes, [None], 0)
+        make_splits([(np.arange(8), np.arange(8, 10))], codes, ["all"], 0)
 
 
 @pytest.mark.parametrize("budgets", [[], 1, 0, "some", ["all", 2.5], [True], None])
 def test_numbers_of_labels_that_cannot_be_are_refused(budgets: Any) -> None:
-    with pytest.raises(InputError, match="expected 'all' or whole numbers from 2 on"):
+    with pytest.raises(InputError, match="expected 'all' or a whole number of at least 2"):
         check_budgets(budgets)
 
 
 @pytest.mark.parametrize(
     ("codes", "folds", "budgets", "message"),
     [
-        ([0] * 6 + [1], 2, [None], "a class of 1 image"),
-        ([0, 1] * 6, 1, [None], "at least 2 folds"),
+        ([0] * 6 + [1], 2, ["all"], "a class 1 of 1 image"),
+        ([0, 1] * 6, 1, ["all"], "Got cv=1 but expected a whole number of at least 2"),
         ([0, 1] * 6, 2, [3], "the largest class has 3 images to train on"),
-        ([0] * 6 + [1, 1], 2, [None], "a class with 1 image to train on"),
+        ([0] * 6 + [1, 1], 2, ["all"], "a class with 1 image to train on"),
     ],
 )
 def test_labels_that_are_too_few_are_said(
-    codes: list[int], folds: int, budgets: list[int | None], message: str
+    codes: list[int], folds: int, budgets: list[int | str], message: str
 ) -> None:
     array = np.array(codes)
     with pytest.raises(InputError, match=message):
