@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featx._backbones.torchvision_networks import TorchvisionNetwork
 
     NamedNetwork: TypeAlias = TimmNetwork | TorchvisionNetwork
+    FileVersion: TypeAlias = tuple[Path, int, int, int]
 
 RANDOM_WEIGHTS_SEED = 0
 
@@ -103,14 +104,14 @@ def load_backbone(
     with lock_of_process("network"):
         if name in PACKAGED and choice == DEFAULT_WEIGHTS:
             file = obtain_weights(name, PACKAGED[name].published)
-            return _load_packaged(name, size, _FileVersion.of(file))
+            return _load_packaged(name, size, _version_of(file))
         network = _find_network(name, size)
         if choice is None:
             return _load(name, size, None, None)
         if isinstance(choice, WeightsFile):
-            return _load(name, size, choice, _FileVersion.of(choice.path))
+            return _load(name, size, choice, _version_of(choice.path))
         file = obtain_weights(network.tagged_name, _published(network), download=download)
-        return _load(network.tagged_name, size, choice, _FileVersion.of(file))
+        return _load(network.tagged_name, size, choice, _version_of(file))
 
 
 @dataclass(frozen=True)
@@ -153,27 +154,18 @@ class BackboneReference:
         return backbone
 
 
-@dataclass(frozen=True)
-class _FileVersion:
-    """A file and what changes when its content does, so that a changed one is read again."""
-
-    path: Path
-    modified: int
-    size: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> _FileVersion:
-        try:
-            status = path.stat()
-        except OSError:  # reading it will say what is wrong
-            return cls(path, 0, 0, 0)
-        return cls(path, status.st_mtime_ns, status.st_size, status.st_ino)
+def _version_of(path: Path) -> FileVersion:
+    """Return a file and what changes when its content does, so that a changed one is read again."""
+    try:
+        status = path.stat()
+    except OSError:  # reading it will say what is wrong
+        return path, 0, 0, 0
+    return path, status.st_mtime_ns, status.st_size, status.st_ino
 
 
 @functools.lru_cache(maxsize=4)
 def _load(
-    name: str, image_size: int | None, choice: WeightsFile | str | None, file: _FileVersion | None
+    name: str, image_size: int | None, choice: WeightsFile | str | None, file: FileVersion | None
 ) -> FrozenBackbone:
     network = _find_network(name, image_size)
     if file is None:
@@ -182,20 +174,21 @@ def _load(
         return _freeze(network, module, None, description, tensors_sha256(module.state_dict()))
     if isinstance(choice, WeightsFile):
         return _load_own(network, choice)
-    module, sha256 = _build_published(network, file.path)
-    description = f"{_published(network).origin} {file.path.name}"
+    module, sha256 = _build_published(network, file[0])
+    description = f"{_published(network).origin} {file[0].name}"
     return _freeze(network, module, DEFAULT_WEIGHTS, description, sha256)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_packaged(name: str, image_size: int | None, file: _FileVersion) -> FrozenBackbone:
+def _load_packaged(name: str, image_size: int | None, file: FileVersion) -> FrozenBackbone:
     """Check the file; the network is built when something has to be computed with it."""
     packaged = PACKAGED[name]
     published, side = packaged.published, image_size or packaged.image_size
-    read_checked(file.path, published.sha256, advice=_advice(published, name))
+    path = file[0]
+    read_checked(path, published.sha256, advice=_advice(published, name))
 
     def build() -> nn.Module:
-        return _build_published(_find_network(name, image_size), file.path)[0]
+        return _build_published(_find_network(name, image_size), path)[0]
 
     return FrozenBackbone(
         UnbuiltNetwork(build, packaged.dimension),
@@ -207,7 +200,7 @@ def _load_packaged(name: str, image_size: int | None, file: _FileVersion) -> Fro
             std=(0.5, 0.5, 0.5),
         ),
         name=name,
-        weights=f"{published.origin} {file.path.name}",
+        weights=f"{published.origin} {path.name}",
         weights_sha256=published.sha256,
         reference=BackboneReference(name, DEFAULT_WEIGHTS, image_size, published.sha256),
     )
