@@ -19,7 +19,6 @@ from featx._parquet.columns import EMBEDDING, PRECISIONS, TYPES
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
     from typing import Any
 
     from numpy.typing import NDArray
@@ -150,12 +149,7 @@ class EmbeddingFile:
     def __enter__(self) -> EmbeddingFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._source.close()
 
     def read_columns(self, group: int | None = None) -> pa.Table:
