@@ -58,7 +58,7 @@ def rank_tiny(photos: Bunch, **params: Any) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("image_size", "of_each_class", "draws"),
-    [(96, 20, 4), pytest.param(None, 100, 20, marks=pytest.mark.slow)],
+    [(96, 20, 2), pytest.param(None, 100, 20, marks=pytest.mark.slow)],
 )
 def test_the_better_of_a_pretrained_and_a_random_network_is_found_in_every_draw(
     sample_folder: Path, tmp_path: Path, image_size: int | None, of_each_class: int, draws: int

@@ -200,6 +200,8 @@ np.save(out, embedder.transform(paths))
 
 
 def start(out: Path, pause: float, paths: list[str]) -> subprocess.Popen[str]:
+    # The graph is kept in the cache, so that no process exports it.
+    ImageEmbedder(**TINY).fit(paths)
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, os.fspath(out), str(pause), *paths],
         stdout=subprocess.PIPE,
