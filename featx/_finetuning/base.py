@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featx._checks import check_choice, check_flag, check_number, check_whole_number, refuse
-from featx._errors import InputError
 from featx._extraction.runtime import computing_threads, plan_execution, torch_threads
 from featx._finetuning.samples import Portion, VectorSamples, split_rows
 from featx._finetuning.training import OPTIMIZERS, SCHEDULES, Training, TrainingPlan
@@ -24,7 +22,6 @@ from featx._progress import check_progress
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from typing import Self
 
     from torch import nn
 
@@ -35,9 +32,7 @@ if TYPE_CHECKING:
 class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
     """A classifier whose `fit` trains a network; the parameters of training are attributes."""
 
-    @abstractmethod
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train the network."""
+    precision = "float32"  # unless a classifier has a parameter of this name
 
     @abstractmethod
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -109,10 +104,11 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _check_parameters(self) -> None:
         sizes = self.hidden_layer_sizes
-        is_sequence = isinstance(sizes, Sequence) and not isinstance(sizes, str)
-        if not is_sequence or not all(map(_is_unit_count, sizes)):
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str):
             expected = "a sequence of numbers of units, such as (256,), or ()"
             raise refuse("hidden_layer_sizes", sizes, expected)
+        for size in sizes:
+            check_whole_number("hidden_layer_sizes", size, 1)
         for name in ("epochs", "batch_size", "patience"):
             check_whole_number(name, getattr(self, name), 1)
         for name in ("dropout", "label_smoothing"):
@@ -124,12 +120,9 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
         check_choice("schedule", self.schedule, SCHEDULES)
         check_flag("early_stopping", self.early_stopping)
         check_progress(self.progress)
-        precision = getattr(self, "precision", "float32")
-        if precision == "float16" and self._choose_device() == "cpu":
-            raise InputError(
-                "Got precision='float16' but training in it needs a GPU; expected 'float32' or "
-                "'bfloat16' on a CPU"
-            )
+        if self.precision == "float16" and self._choose_device() == "cpu":
+            expected = "'float32' or 'bfloat16', as training in float16 needs a GPU"
+            raise refuse("precision", self.precision, expected)
 
     def _choose_device(self) -> str:
         return plan_execution("torch", self.device, self.batch_size).device
@@ -146,7 +139,7 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
             label_smoothing=self.label_smoothing,
             class_weights=None if weights is None else torch.from_numpy(weights),
             patience=self.patience if self.early_stopping else None,
-            precision=getattr(self, "precision", "float32"),
+            precision=self.precision,
             device=self._choose_device(),
             seed=seed,
             progress=self.progress,
@@ -192,10 +185,6 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator, ABC):
         with fitting_threads(head):
             samples = VectorSamples(vectors)
             self._train(head, lambda _: True, samples, codes, plan, checkpoint=checkpoint)
-
-
-def _is_unit_count(size: Any) -> bool:
-    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0
 
 
 # A step of so many weights takes about as long as handing it to another thread.

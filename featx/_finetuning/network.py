@@ -118,18 +118,6 @@ class FineTuningNetwork(nn.Module):
         features = self.eval().features(image)
         return features.ndim == 2 and torch.equal(self.head(features), self(image))
 
-    @torch.inference_mode()
-    def check_logits(self, image_size: int, n_classes: int, name: str) -> None:
-        """Raise InputError unless the network puts out one number per class."""
-        image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
-        shape = tuple(self.eval()(image).shape)
-        if shape != (1, n_classes):
-            raise InputError(
-                f"{name} with its layer {self.classifier!r} replaced puts out the shape {shape} "
-                f"for one image but expected (1, {n_classes}); name the module that classifies: "
-                "FrozenBackbone(module, penultimate=...)"
-            )
-
 
 def _keeps_statistics(part: nn.Module, batch_norm: str) -> bool:
     """Whether a module is a BatchNorm that goes on normalising with the statistics it has."""
@@ -155,9 +143,10 @@ def changing_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return changing
 
 
-def copy_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return copies on the CPU, contiguous."""
-    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+def copy_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the changing tensors of a network, on the CPU."""
+    changing = changing_tensors(module)
+    return {name: tensor.to("cpu", copy=True) for name, tensor in changing.items()}
 
 
 def restore_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
@@ -265,7 +254,14 @@ def assemble_network(
         module.num_classes = n_classes
     trained = modules_to_train(module, unfreeze, classifier, probe.outputs, backbone.name)
     network = FineTuningNetwork(module, backbone.preprocessing, classifier, trained, batch_norm)
-    network.check_logits(size, n_classes, backbone.name)
+    with torch.inference_mode():
+        shape = tuple(network(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape)
+    if shape != (1, n_classes):
+        raise InputError(
+            f"{backbone.name} with its layer {classifier!r} replaced puts out the shape {shape} "
+            f"for one image but expected (1, {n_classes}); name the module that classifies: "
+            "FrozenBackbone(module, penultimate=...)"
+        )
     return network
 
 

@@ -45,8 +45,7 @@ def choose_seed(random_state: Any) -> int:
     """
     if isinstance(random_state, int | np.integer) and random_state >= 0:
         return int(random_state)
-    drawn: int = check_random_state(random_state).randint(2**31)
-    return drawn
+    return int(check_random_state(random_state).randint(2**31))
 
 
 def derive_seed(seed: int, purpose: int, *place: int) -> int:
@@ -265,17 +264,14 @@ class Portion:
         return -(-len(self._rows) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        rows = self._order()
+        rows = self._rows
+        if self._seed is not None:
+            random = np.random.default_rng(derive_seed(self._seed, ORDER, self.epoch))
+            rows = random.permutation(rows)
         with closing(self._samples.stream(rows.tolist(), self._batch_size)) as values:
             for batch in np.array_split(rows, self.n_batches):
                 stacked = torch.stack([self._augment(row, next(values)) for row in batch.tolist()])
                 yield stacked, self._labels[torch.from_numpy(batch)]
-
-    def _order(self) -> np.ndarray:
-        if self._seed is None:
-            return self._rows
-        random = np.random.default_rng(derive_seed(self._seed, ORDER, self.epoch))
-        return random.permutation(self._rows)
 
     def _augment(self, row: int, values: torch.Tensor) -> torch.Tensor:
         if self._augmentation is None:

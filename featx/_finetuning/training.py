@@ -15,7 +15,7 @@ from torch import nn
 
 from featx._errors import InputError
 from featx._finetuning.checkpoints import TrainingState
-from featx._finetuning.network import changing_tensors, copy_tensors, restore_tensors
+from featx._finetuning.network import copy_tensors, restore_tensors
 from featx._finetuning.samples import REGULARIZATION, derive_seed
 from featx._progress import progress_bar
 
@@ -158,7 +158,7 @@ class Training:
         epoch = len(self.history)
         torch.manual_seed(derive_seed(self.plan.seed, REGULARIZATION, epoch))
         row = {"epoch": epoch + 1, "train_loss": self._learn(epoch, advance)} | self._validate()
-        tensors = copy_tensors(changing_tensors(self.module))
+        tensors = copy_tensors(self.module)
         if not math.isfinite(self._monitored(row)) or not _are_finite(tensors):
             raise DivergedError
         self.history.append(row)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from featx._errors import InputError, did_you_mean
+from featx._checks import refuse
 
 if TYPE_CHECKING:
     from featx._backbones.probe import Shape
@@ -48,45 +48,29 @@ def modules_to_train(
     if isinstance(unfreeze, str) and unfreeze == HEAD:
         chosen: set[str] = set()
     elif isinstance(unfreeze, Integral) and not isinstance(unfreeze, bool):
-        chosen = _of_stages(module, int(unfreeze), classifier, outputs, backbone)
+        stages = list_stages(module, classifier, outputs)
+        count, most = int(unfreeze), len(stages)
+        if abs(count) > most:
+            expected = f"0 to {most}, -1 to -{most} for all but the first ones, or 'all'"
+            raise refuse("unfreeze", count, f"{expected}: {backbone} has {most} stages")
+        last = stages[most - count :] if count >= 0 else stages[-count:]
+        chosen = {name for stage in last for name in stage}
     else:
         layers = _checked_names(unfreeze, names, backbone)
         chosen = {name for name in names for layer in layers if _is_inside(name, layer)}
     return _with_containers(module, chosen | head)
 
 
-def _of_stages(
-    module: nn.Module,
-    count: int,
-    classifier: str,
-    outputs: Mapping[str, Shape],
-    backbone: str,
-) -> set[str]:
-    stages = list_stages(module, classifier, outputs)
-    if abs(count) > len(stages):
-        raise InputError(
-            f"Got unfreeze={count} but {backbone} has {len(stages)} stages; expected 0 to "
-            f"{len(stages)}, -1 to -{len(stages)} for all but the first ones, or 'all'"
-        )
-    first = len(stages) - count if count >= 0 else -count
-    return {name for stage in stages[first:] for name in stage}
-
-
 def _checked_names(unfreeze: Any, names: Sequence[str], backbone: str) -> list[str]:
     layers = [unfreeze] if isinstance(unfreeze, str) else unfreeze
     is_sequence = isinstance(layers, Sequence) and not isinstance(layers, bytes)
     if not is_sequence or not layers or not all(isinstance(name, str) for name in layers):
-        raise InputError(
-            f"Got unfreeze={unfreeze!r} but expected 'head', 'all', a number of stages, the name "
-            "of a layer, or a list of names"
-        )
+        expected = "'head', 'all', a number of stages, the name of a layer, or a list of names"
+        raise refuse("unfreeze", unfreeze, expected)
     for layer in layers:
         if layer not in names or not layer:
-            hint = did_you_mean(layer, [HEAD, ALL, *filter(None, names)])
-            raise InputError(
-                f"Got unfreeze={layer!r} but {backbone} has no such layer{hint or ';'} "
-                "named_modules() of the network lists all"
-            )
+            expected = f"a layer that named_modules() of {backbone} lists"
+            raise refuse("unfreeze", layer, expected, [HEAD, ALL, *filter(None, names)])
     return list(layers)
 
 
