@@ -324,7 +324,7 @@ def test_a_damaged_output_is_refused_and_named(photos: list[str], out: Path) -> 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"labels": ["a"]}, "Got 30 images and 1 labels"),
+        ({"labels": ["a"]}, "Got 1 labels for 30 images"),
         ({"further": {"price": [1]}}, "Got 1 values of 'price' for 30 images"),
         ({"further": {"digest": [1] * 30}}, "one of featx's own"),
         ({"labels": ["a"] * 29 + [1]}, "labels that are not all text or all numbers"),

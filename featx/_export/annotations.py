@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from featx._errors import InputError
-from featx._parquet.columns import LABEL, check_extra_names, extra_column, label_column
+from featx._parquet.columns import LABEL, OWN_COLUMNS, check_beside, extra_column, label_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,35 +18,31 @@ def make_annotations(
     n_images: int, labels: Sequence[Any] | None, extras: Mapping[str, Sequence[Any]]
 ) -> dict[str, pa.Array]:
     """Return labels and further columns, each with one value per image."""
-    check_extra_names(extras)
-    if labels is not None and len(labels) != n_images:
-        raise InputError(
-            f"Got {n_images} images and {len(labels)} labels but expected one label per image"
-        )
-    for name, values in extras.items():
-        if len(values) != n_images:
-            raise InputError(
-                f"Got {len(values)} values of {name!r} for {n_images} images, expected one for each"
-            )
+    check_beside(n_images, "images", {"labels": labels}, extras)
     columns = {} if labels is None else {LABEL: label_column(_taken(labels))}
     columns |= {name: extra_column(name, _taken(values)) for name, values in extras.items()}
     return {name: _plain(column) for name, column in columns.items()}
 
 
 def fit_types(
-    annotations: Mapping[str, pa.Array], stored: Mapping[str, pa.DataType] | None
+    annotations: Mapping[str, pa.Array], stored_in: pa.Schema | None
 ) -> dict[str, pa.Array]:
     """Return labels and further columns in the types that they are written with.
 
-    ``stored`` are those that an output has already; InputError where it has other columns, or of
-    types that cannot hold these values.
+    ``stored_in`` is the schema of what an output has already; InputError where it has other columns,
+    or of types that cannot hold these values.
     """
-    if stored is None:
+    if stored_in is None:
         # A column of nothing but gaps is one whose values are still to come.
         return {
             name: column.cast(pa.string()) if pa.types.is_null(column.type) else column
             for name, column in annotations.items()
         }
+    stored = {
+        field.name: field.type
+        for field in stored_in
+        if field.name == LABEL or field.name not in OWN_COLUMNS
+    }
     if stored.keys() != annotations.keys():
         raise InputError(
             f"Got the columns {sorted(annotations)} but the output has {sorted(stored)}, "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from featx._images.sources import describe_item
 from featx._parquet.columns import (
     EMBEDDING,
     LABEL,
-    OWN_COLUMNS,
     PRECISIONS,
     embedding_column,
     embedding_type,
@@ -35,7 +35,7 @@ from featx._parquet.columns import (
     path_column,
     text_column,
 )
-from featx._parquet.files import EmbeddingFile, as_metadata, open_writer
+from featx._parquet.files import as_metadata, open_writer
 from featx._progress import progress_bar
 from featx._public import public
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from featx._export.output import Output
     from featx._extraction.parcels import Parcel
+    from featx._parquet.files import EmbeddingFile
     from featx._progress import Advance
 
 
@@ -177,23 +178,15 @@ def export_embeddings(
     dimension = len(embedder.get_feature_names_out())
     with hold_output(output):
         stored = stored_files(output, provenance, precision_out, overwrite=overwrite)
-        types = _stored_types(stored[0]) if output.is_dataset and stored else None
-        annotations = fit_types(annotations, types)
+        is_continued = output.is_dataset and bool(stored)
+        annotations = fit_types(annotations, stored[0].schema if is_continued else None)
         schema = _make_schema(annotations, dimension, precision_out, provenance)
         with progress_bar("Embedding", len(items), embedder.progress) as advance:
-            export = _Export(embedder, items, annotations, schema, StoredRows(stored), advance)
+            rows = StoredRows([file.path for file in stored])
+            export = _Export(embedder, items, annotations, schema, rows, advance)
             if output.is_dataset:
                 return export.to_dataset(output, stored, overwrite=overwrite)
             return export.to_file(output.path)
-
-
-def _stored_types(part: Path) -> dict[str, pa.DataType]:
-    with EmbeddingFile(part) as file:
-        return {
-            field.name: field.type
-            for field in file.schema
-            if field.name == LABEL or field.name not in OWN_COLUMNS
-        }
 
 
 def _make_schema(
@@ -215,44 +208,35 @@ def _make_schema(
     return pa.schema(columns, metadata=as_metadata(provenance))
 
 
+@dataclass
 class _Export:
     """One export: parcels of embeddings become rows of a file or of a dataset.
 
     The schema is that of every file; ``stored`` has what the output holds already.
     """
 
-    def __init__(
-        self,
-        embedder: ImageEmbedder,
-        items: Sequence[Any],
-        annotations: Mapping[str, pa.Array],
-        schema: pa.Schema,
-        stored: StoredRows,
-        advance: Advance,
-    ) -> None:
-        self._embedder = embedder
-        self._items = items
-        self._annotations = annotations
-        self._schema = schema
-        self._stored = stored
-        self._advance = advance
-        self._n_seen = 0
-        self._failures: list[DecodeFailure] = []
+    embedder: ImageEmbedder
+    items: Sequence[Any]
+    annotations: Mapping[str, pa.Array]
+    schema: pa.Schema
+    stored: StoredRows
+    advance: Advance
+    n_seen: int = 0
+    failures: list[DecodeFailure] = field(default_factory=list)
 
     def to_file(self, path: Path) -> ExportSummary:
         """Write the rows of all images to a file, in place of an older one."""
         n_kept = 0
-        with open_writer(path, self._schema, temporary_of(path)) as writer:
-            for parcel in self._parcels():
-                table = self._rows(parcel)
-                n_kept += int(self._settle(parcel, table).sum())
+        with open_writer(path, self.schema, temporary_of(path)) as writer:
+            for table, is_there in self._tables():
+                n_kept += int(is_there.sum())
                 writer.write(table)
             self._refuse_if_none_was_read()
-        n_rows, replaced = len(self._items), self._stored.count_replacements()
+        n_rows, replaced = len(self.items), self.stored.count_replacements()
         return self._summary(n_rows - n_kept - replaced, n_kept, replaced, [path])
 
     def to_dataset(
-        self, output: Output, stored: Sequence[Path], *, overwrite: bool
+        self, output: Output, stored: Sequence[EmbeddingFile], *, overwrite: bool
     ) -> ExportSummary:
         """Write what is missing as new parts, then rewrite those that hold outdated rows.
 
@@ -264,44 +248,48 @@ class _Export:
             self._refuse_if_none_was_read()
             output.remove_parts()
 
-        before_first = replace_older if overwrite else None
-        with PartWriter(output.path, len(stored), self._schema, before_first) as parts:
-            for parcel in self._parcels(skip_stored=len(self._stored) > 0):
-                table = self._rows(parcel)
-                is_there = self._settle(parcel, table)
+        with contextlib.ExitStack() as open_part:
+            parts = PartWriter(
+                output.path,
+                len(stored),
+                self.schema,
+                open_part,
+                before_first=replace_older if overwrite else None,
+            )
+            for table, is_there in self._tables(skip_stored=len(self.stored) > 0):
                 parts.write(table.filter(pa.array(~is_there)) if is_there.any() else table)
             try:
                 self._refuse_if_none_was_read()
             except ImageDecodeError:
                 parts.remove()
                 raise
-        is_outdated = self._stored.outdated()
-        _remove_outdated(stored, is_outdated)
-        n_kept, replaced = (
-            len(is_outdated) - int(is_outdated.sum()),
-            self._stored.count_replacements(),
+            parts.finish_part()
+        is_outdated = self.stored.outdated()
+        remove_rows(stored, is_outdated)
+        n_kept = int((~is_outdated).sum())
+        replaced = self.stored.count_replacements()
+        return self._summary(
+            parts.rows - replaced, n_kept, replaced, [*(file.path for file in stored), *parts.paths]
         )
-        return self._summary(parts.rows - replaced, n_kept, replaced, [*stored, *parts.paths])
 
-    def _parcels(self, *, skip_stored: bool = False) -> Iterator[Parcel]:
+    def _tables(self, *, skip_stored: bool = False) -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
+        """Yield the rows of each parcel, and which of them are stored already."""
         skip = self._find_stored if skip_stored else None
-        for parcel in self._embedder.stream(self._items, skip=skip, advance=self._advance):
-            self._n_seen += len(parcel.items)
-            self._failures.extend(parcel.failures)
-            yield parcel
+        for parcel in self.embedder.stream(self.items, skip=skip, advance=self.advance):
+            self.n_seen += len(parcel.items)
+            self.failures.extend(parcel.failures)
+            table = self._rows(parcel)
+            yield table, self.stored.settle(parcel.start, table.drop_columns(EMBEDDING))
 
     def _find_stored(
         self, start: int, items: Sequence[Any], digests: Sequence[bytes | None]
     ) -> NDArray[np.bool_]:
         columns = self._columns_beside(start, items, digests, [None] * len(items))
-        return self._stored.reserve(start, pa.table(columns))
-
-    def _settle(self, parcel: Parcel, table: pa.Table) -> NDArray[np.bool_]:
-        return self._stored.settle(parcel.start, table.drop_columns(EMBEDDING))
+        return self.stored.reserve(start, pa.table(columns))
 
     def _rows(self, parcel: Parcel) -> pa.Table:
         vectors: NDArray[np.floating] = parcel.vectors
-        kind = self._schema.field(EMBEDDING).type
+        kind = self.schema.field(EMBEDDING).type
         if kind.value_type == pa.float16():
             vectors = narrow_vectors(
                 parcel.vectors, lambda place: describe_item(parcel.items[place])
@@ -315,7 +303,7 @@ class _Export:
                 reasons[failure.row - parcel.start] = failure.reason
         columns = self._columns_beside(parcel.start, parcel.items, parcel.digests, reasons)
         columns[EMBEDDING] = embedding_column(vectors, kind, is_null)
-        return pa.table([columns[name] for name in self._schema.names], schema=self._schema)
+        return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
     def _columns_beside(
         self,
@@ -328,35 +316,26 @@ class _Export:
             "path": path_column(items),
             "digest": pa.array(digests, pa.binary(DIGEST_BYTES)),
             "error": text_column("errors", reasons),
-            **{name: of_all.slice(start, len(items)) for name, of_all in self._annotations.items()},
+            **{name: of_all.slice(start, len(items)) for name, of_all in self.annotations.items()},
         }
 
     def _refuse_if_none_was_read(self) -> None:
-        if len(self._failures) == self._n_seen > 0:
-            first = self._failures[0]
-            which = f"{'first ' if self._n_seen < len(self._items) else ''}{self._n_seen}"
-            reason = (
-                f"{first.reason}; none of the {which} images could be read, so nothing was written"
+        if len(self.failures) == self.n_seen > 0:
+            first = self.failures[0]
+            which = f"{'first ' if self.n_seen < len(self.items) else ''}{self.n_seen}"
+            raise ImageDecodeError(
+                first.source,
+                f"{first.reason}; none of the {which} images could be read, so nothing was written",
+                first.row,
             )
-            raise ImageDecodeError(first.source, reason, first.row)
 
     def _summary(self, new: int, kept: int, replaced: int, files: Sequence[Path]) -> ExportSummary:
         return ExportSummary(
             rows=new + kept + replaced,
-            dimension=self._schema.field(EMBEDDING).type.list_size,
-            failures=tuple(self._failures),
+            dimension=self.schema.field(EMBEDDING).type.list_size,
+            failures=tuple(self.failures),
             new=new,
             kept=kept,
             replaced=replaced,
             files=tuple(files),
         )
-
-
-def _remove_outdated(parts: Sequence[Path], is_outdated: NDArray[np.bool_]) -> None:
-    start = 0
-    for path in parts:
-        with EmbeddingFile(path) as file:
-            of_part = is_outdated[start : start + file.rows]
-        start += len(of_part)
-        if of_part.any():
-            remove_rows(path, of_part)

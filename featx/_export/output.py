@@ -26,7 +26,7 @@ from featx._parquet.files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     import numpy as np
@@ -58,7 +58,11 @@ class Output:
         """Return the temporary files that are there."""
         if not self.is_dataset:
             return [path for path in [temporary_of(self.path)] if path.exists()]
-        return [path for path in self.path.iterdir() if _is_temporary_part(path.name)]
+        return [
+            path
+            for path in self.path.glob(".*.tmp")
+            if is_part_name(path.name.removeprefix(".").removesuffix(".tmp"))
+        ]
 
     def remove_parts(self) -> None:
         """Remove the parts of a dataset, the last one first, so that none is ever missing."""
@@ -76,10 +80,6 @@ def temporary_of(path: Path) -> Path:
     '.photos.parquet.tmp'
     """
     return path.with_name(f".{path.name}.tmp")
-
-
-def _is_temporary_part(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp") and is_part_name(name[1:-4])
 
 
 def find_output(out: str | os.PathLike[str]) -> Output:
@@ -165,8 +165,8 @@ def _acquire(output: Output) -> _OutputLock:
 
 def stored_files(
     output: Output, provenance: Mapping[str, Any], precision: str, *, overwrite: bool
-) -> list[Path]:
-    """Return the files that an export goes on from; none where nothing is there, or with overwrite.
+) -> list[EmbeddingFile]:
+    """Return the files that an export goes on from, closed; none where nothing is there, or with overwrite.
 
     InputError where what is there is not featx's, is damaged, or holds other embeddings.
     """
@@ -175,50 +175,38 @@ def stored_files(
     if not output.is_dataset:
         paths = [output.path] if output.path.exists() else []
     else:
-        _refuse_foreign_files(output.path)
+        for path in sorted(output.path.iterdir()):
+            if not path.name.startswith(".") and not is_part_name(path.name):
+                raise InputError(
+                    f"{output.path} holds {path.name!r}, which is no part of an export; {_ADVICE}"
+                )
         paths = list_parts(output.path)
     try:
         files = read_headers(paths)
     except SchemaError as error:
         raise InputError(f"{error}; {_ADVICE}") from error
     for file in files:
-        _refuse_other(file, provenance, precision)
-    return paths
-
-
-def _refuse_foreign_files(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and not is_part_name(path.name):
+        if not same_recipe(stored := file.provenance, provenance):
+            names = (name for name in provenance if name not in MACHINERY)
+            differing = [name for name in names if stored.get(name) != provenance[name]]
+            which = f", which differ in {', '.join(differing)}" if differing else ""
             raise InputError(
-                f"{folder} holds {path.name!r}, which is no part of an export; {_ADVICE}"
+                f"{file.path} holds embeddings of {describe_maker(stored)}, got "
+                f"{describe_maker(provenance)}{which}; {_ADVICE}"
             )
-
-
-def _refuse_other(file: EmbeddingFile, provenance: Mapping[str, Any], precision: str) -> None:
-    if not same_recipe(file.provenance, provenance):
-        raise InputError(
-            f"{file.path} holds embeddings of {describe_maker(file.provenance)}, got "
-            f"{describe_maker(provenance)}{_differences(file.provenance, provenance)}; {_ADVICE}"
-        )
-    if file.precision != precision:
-        raise InputError(
-            f"{file.path} holds embeddings in {file.precision}, got {precision}; {_ADVICE}"
-        )
-
-
-def _differences(stored: Mapping[str, Any], made: Mapping[str, Any]) -> str:
-    names = [
-        name for name, value in made.items() if name not in MACHINERY and stored.get(name) != value
-    ]
-    return f", which differ in {', '.join(names)}" if names else ""
+        if file.precision != precision:
+            raise InputError(
+                f"{file.path} holds embeddings in {file.precision}, got {precision}; {_ADVICE}"
+            )
+    return files
 
 
 class PartWriter:
     """Takes tables of any number of rows and adds parts to a dataset.
 
     A part gets its name when it is whole; ``before_first`` is called before the first one does.
-    When the block of the context manager ends with an error, what was not whole is gone. ``paths``
-    are the parts that are whole, ``rows`` is how many rows were taken.
+    The part that is being written is left to ``open_part``: when that ends with an error, the part
+    is gone. ``paths`` are the parts that are whole, ``rows`` is how many rows were taken.
     """
 
     def __init__(
@@ -226,6 +214,7 @@ class PartWriter:
         folder: Path,
         number: int,
         schema: pa.Schema,
+        open_part: contextlib.ExitStack,
         before_first: Callable[[], None] | None = None,
     ) -> None:
         self._folder = folder
@@ -233,21 +222,11 @@ class PartWriter:
         self._number = number
         self._schema = schema
         self._part_rows = _GROUPS_OF_A_PART * rows_of_a_group(schema)
-        self._open = contextlib.ExitStack()
+        self._open = open_part
         self._writer: EmbeddingWriter | None = None
         self._filled = 0
         self.paths: list[Path] = []
         self.rows = 0
-
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is not None:
-            self._open.__exit__(*error)
-            return
-        with self._open:
-            self._finish_part()
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
@@ -262,7 +241,7 @@ class PartWriter:
             self._writer.write(rows)
             self._filled += rows.num_rows
             if self._filled == self._part_rows:
-                self._finish_part()
+                self.finish_part()
             table = table.slice(rows.num_rows)
 
     def remove(self) -> None:
@@ -271,7 +250,8 @@ class PartWriter:
             path.unlink()
         self.paths.clear()
 
-    def _finish_part(self) -> None:
+    def finish_part(self) -> None:
+        """Give the part that is being written its name, if there is one."""
         if self._writer is None:
             return
         if self._before_first is not None and not self.paths:
@@ -283,14 +263,18 @@ class PartWriter:
         self._filled = 0
 
 
-def remove_rows(path: Path, is_removed: NDArray[np.bool_]) -> None:
-    """Write a part anew without some of its rows; a part of no rows stays as one."""
-    with (
-        EmbeddingFile(path) as old,
-        open_writer(path, old.schema, temporary_of(path)) as writer,
-    ):
-        start = 0
-        for group, rows in enumerate(old.group_rows):
-            is_kept = pa.array(~is_removed[start : start + rows])
-            writer.write(old.read_group(group).filter(is_kept))
-            start += rows
+def remove_rows(parts: Sequence[EmbeddingFile], is_removed: NDArray[np.bool_]) -> None:
+    """Write parts anew without some of their rows; a part of no rows stays as one."""
+    end = 0
+    for part in parts:
+        start, end = end, end + part.rows
+        if not is_removed[start:end].any():
+            continue
+        with (
+            EmbeddingFile(part.path) as old,
+            open_writer(part.path, old.schema, temporary_of(part.path)) as writer,
+        ):
+            for group, rows in enumerate(old.group_rows):
+                is_kept = pa.array(~is_removed[start : start + rows])
+                writer.write(old.read_group(group).filter(is_kept))
+                start += rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from featx._errors import InputError
 from featx._images.digest import DIGEST_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -94,10 +93,6 @@ def path_column(items: Sequence[Any]) -> pa.Array:
     >>> path_column(["a.jpg", b"encoded image"]).to_pylist()
     ['a.jpg', None]
     """
-    # Nothing but text, as nearly always, needs no loop in Python.
-    if set(map(type, items)) <= {str}:
-        with contextlib.suppress(UnicodeError):
-            return pa.array(items, pa.string())
     paths = [item if isinstance(item, str | os.PathLike) else None for item in items]
     return text_column("paths", paths)
 
@@ -150,11 +145,23 @@ def extra_column(name: str, values: Sequence[Any]) -> pa.Array:
         raise InputError(f"Got a column {name!r} that Arrow cannot hold: {error}") from None
 
 
-def check_extra_names(names: Iterable[str]) -> None:
-    """Raise InputError for further columns that have the name of one of featx's own."""
-    for name in names:
+def check_beside(
+    n_rows: int,
+    rows: str,
+    own: Mapping[str, Sequence[Any] | None],
+    extras: Mapping[str, Sequence[Any]],
+) -> None:
+    """Raise InputError unless what stands beside some rows has names of its own, and their number.
+
+    ``rows`` says what they are; ``own`` are the values of featx's own columns, ``extras`` others.
+    """
+    for name in extras:
         if name in OWN_COLUMNS:
             raise InputError(
                 f"Got a further column {name!r}, but that is one of featx's own "
                 f"({', '.join(OWN_COLUMNS)}); rename it"
             )
+    named = {**own, **{f"values of {name!r}": values for name, values in extras.items()}}
+    for name, values in named.items():
+        if values is not None and len(values) != n_rows:
+            raise InputError(f"Got {len(values)} {name} for {n_rows} {rows}, expected one for each")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -13,7 +14,7 @@ from featx._files import output_file
 from featx._parquet.columns import (
     EMBEDDING,
     TYPES,
-    check_extra_names,
+    check_beside,
     digest_column,
     embedding_column,
     embedding_type,
@@ -103,14 +104,8 @@ def write_embeddings(
     target = output_file(file)
     vectors = _as_vectors(embeddings)
     further = {} if further is None else further
-    check_extra_names(further)
-    named = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
-    named |= {f"values of {name!r}": values for name, values in further.items()}
-    for name, values in named.items():
-        if values is not None and len(values) != len(vectors):
-            raise InputError(
-                f"Got {len(values)} {name} for {len(vectors)} embeddings, expected one for each"
-            )
+    own = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
+    check_beside(len(vectors), "embeddings", own, further)
     is_null = None
     if errors is not None:
         is_null = np.fromiter((error is not None for error in errors), np.bool_, len(vectors))
@@ -200,45 +195,35 @@ def read_embeddings(
     from sklearn.utils import Bunch
 
     path = Path(file)
-    contents = _read(_files_of(path))
-    if not return_X_y:
-        return Bunch(**contents)
-    if contents["target"] is None:
-        raise InputError(f"{str(path)!r} has no labels: it was written without them")
-    return contents["data"], contents["target"]
-
-
-def _files_of(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    parts = list_parts(path)
-    if not parts:
+    headers = read_headers(list_parts(path) if path.is_dir() else [path])
+    if not headers:
         raise SchemaError(f"{str(path)!r} is a folder without parts of a dataset")
-    return parts
-
-
-def _read(paths: Sequence[Path]) -> dict[str, Any]:
-    files = read_headers(paths)
-    data = np.empty((sum(file.rows for file in files), files[0].dimension), np.float32)
+    data = np.empty((sum(header.rows for header in headers), headers[0].dimension), np.float32)
     tables = []
     start = 0
-    for path in paths:
-        with EmbeddingFile(path) as file:
-            file.read_vectors(data[start : start + file.rows])
-            tables.append(file.read_columns())
-        start += file.rows
+    for header in headers:
+        with EmbeddingFile(header.path) as part:
+            for group, rows in enumerate(header.group_rows):
+                part.read_vectors(group, data[start : start + rows])
+                start += rows
+            tables.append(part.read_columns())
     table = pa.concat_tables(tables)
     columns = {name: _as_array(table.column(name)) for name in table.column_names if name in TYPES}
+    target = columns.get("label")
+    if return_X_y:
+        if target is None:
+            raise InputError(f"{str(path)!r} has no labels: it was written without them")
+        return data, target
     further = [name for name in table.column_names if name not in TYPES]
-    return {
-        "data": data,
-        "target": columns.get("label"),
-        "paths": columns.get("path"),
-        "digests": columns.get("digest"),
-        "errors": columns.get("error"),
-        "further": {name: table.column(name).to_pylist() for name in further},
-        "provenance": files[0].provenance,
-    }
+    return Bunch(
+        data=data,
+        target=target,
+        paths=columns.get("path"),
+        digests=columns.get("digest"),
+        errors=columns.get("error"),
+        further={name: table.column(name).to_pylist() for name in further},
+        provenance=headers[0].provenance,
+    )
 
 
 def _as_array(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -275,7 +260,7 @@ class VectorsByDigest:
         self._groups = [(file, group) for file in files for group in range(len(file.group_rows))]
         counts = [file.group_rows[group] for file, group in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.intp)
-        self._at_hand: dict[int, NDArray[np.float32]] = {}
+        self._vectors_of_group = functools.lru_cache(_GROUPS_AT_HAND)(self._read_group)
         found = [np.empty(0, "S16")]
         rows = [np.empty(0, np.intp)]
         for start, (closed, group) in zip(self._starts, self._groups, strict=False):
@@ -303,32 +288,23 @@ class VectorsByDigest:
         for group in np.unique(groups):
             chosen = groups == group
             places = rows[chosen] - self._starts[group]
-            vectors[targets[chosen]] = self._read(int(group))[places]
+            vectors[targets[chosen]] = self._vectors_of_group(int(group))[places]
         is_found[targets] = True
         return vectors, is_found
 
-    def _read(self, number: int) -> NDArray[np.float32]:
-        vectors = self._at_hand.pop(number, None)
-        if vectors is None:
-            closed, group = self._groups[number]
-            with EmbeddingFile(closed.path) as file:
-                vectors = file.read_group_vectors(group)
-        self._at_hand[number] = vectors  # the last one is the one used last
-        if len(self._at_hand) > _GROUPS_AT_HAND:
-            del self._at_hand[next(iter(self._at_hand))]
+    def _read_group(self, number: int) -> NDArray[np.float32]:
+        closed, group = self._groups[number]
+        vectors = np.empty((closed.group_rows[group], self.dimension), np.float32)
+        with EmbeddingFile(closed.path) as file:
+            file.read_vectors(group, vectors)
         return vectors
 
 
 def _sound_digests(table: pa.Table) -> dict[int, bytes]:
     """Return the digests of the rows that have a vector, by their place."""
-    values = {
-        name: table.column(name).to_pylist() if name in table.column_names else None
-        for name in ("digest", "error")
-    }
-    digests = values["digest"] or []
-    errors = values["error"] or [None] * len(digests)
+    rows = table.select([name for name in ("digest", "error") if name in table.column_names])
     return {
-        place: digest
-        for place, (digest, error) in enumerate(zip(digests, errors, strict=True))
-        if digest is not None and error is None
+        place: row["digest"]
+        for place, row in enumerate(rows.to_pylist())
+        if row.get("digest") is not None and row.get("error") is None
     }

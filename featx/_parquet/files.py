@@ -168,34 +168,19 @@ class EmbeddingFile:
         with self._refusing_damage():
             return self._parquet.read_row_group(group)
 
-    def read_vectors(self, out: NDArray[np.float32]) -> None:
-        """Read all embeddings into an array of shape (rows, dimension); NaN where there is none."""
+    def read_vectors(self, group: int, out: NDArray[np.float32]) -> None:
+        """Read the embeddings of one row group into an array; NaN where there is none."""
         with self._refusing_damage():
-            start = 0
-            for group in range(len(self.group_rows)):
-                start += self._fill_vectors(group, out[start:])
-            if start != len(out):
-                raise SchemaError(f"it has {start} embeddings, expected {len(out)}")
-
-    def read_group_vectors(self, group: int) -> NDArray[np.float32]:
-        """Return the embeddings of one row group; NaN where there is none."""
-        vectors = np.empty((self.group_rows[group], self.dimension), np.float32)
-        with self._refusing_damage():
-            if self._fill_vectors(group, vectors) != len(vectors):
-                raise SchemaError(f"its row group {group} has not {len(vectors)} rows")
-        return vectors
-
-    def _fill_vectors(self, group: int, out: NDArray[np.float32]) -> int:
-        column = self._parquet.read_row_group(group, columns=[EMBEDDING]).column(0)
-        column = column.combine_chunks()
-        vectors = out[: len(column)]
-        present = column.flatten().to_numpy().reshape(-1, self.dimension)
-        if column.null_count:
-            vectors[:] = np.nan
-            vectors[column.is_valid().to_numpy(zero_copy_only=False)] = present
-        else:
-            vectors[:] = present
-        return len(column)
+            column = self._parquet.read_row_group(group, columns=[EMBEDDING]).column(0)
+            if len(column) != len(out):
+                raise SchemaError(f"it has {len(column)} embeddings, expected {len(out)}")
+            column = column.combine_chunks()
+            present = column.flatten().to_numpy().reshape(-1, self.dimension)
+            if column.null_count:
+                out[:] = np.nan
+                out[column.is_valid().to_numpy(zero_copy_only=False)] = present
+            else:
+                out[:] = present
 
     def _check(self) -> None:
         self.schema = self._parquet.schema_arrow
