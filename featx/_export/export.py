@@ -12,7 +12,6 @@ import pyarrow as pa
 from featx._checks import check_choice, check_flag
 from featx._embedder import ImageEmbedder
 from featx._errors import DecodeFailure, ImageDecodeError
-from featx._export.annotations import fit_types, make_annotations
 from featx._export.output import (
     PartWriter,
     find_output,
@@ -31,6 +30,8 @@ from featx._parquet.columns import (
     PRECISIONS,
     embedding_column,
     embedding_type,
+    fit_types,
+    make_annotations,
     narrow_vectors,
     path_column,
     text_column,

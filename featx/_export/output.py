@@ -166,7 +166,7 @@ def _acquire(output: Output) -> _OutputLock:
 def stored_files(
     output: Output, provenance: Mapping[str, Any], precision: str, *, overwrite: bool
 ) -> list[EmbeddingFile]:
-    """Return the files that an export goes on from, closed; none where nothing is there, or with overwrite.
+    """Return the files that an export goes on from, closed; with overwrite there are none.
 
     InputError where what is there is not featx's, is damaged, or holds other embeddings.
     """

@@ -163,17 +163,18 @@ class ClaimFolder:
         not go on.
         """
         claimed: dict[bytes, str] = {}
-        for name in self.names():
+        for name in (void := self.void()):
+            self.temporary(name).unlink(missing_ok=True)
+            self._path(name).unlink(missing_ok=True)
+        for name in self.names() - void - set(ignored):
             with contextlib.suppress(FileNotFoundError):  # the claim has ended in this moment
-                if self._remove_if_void(name) or name in ignored:
-                    continue
                 content, _, _ = self._path(name).read_bytes().partition(_HOLDER)
                 starts = range(0, len(content), DIGEST_BYTES)
                 claimed.update((content[start : start + DIGEST_BYTES], name) for start in starts)
         return claimed
 
     def void(self) -> set[str]:
-        """Return the void claims, which `live` would remove; the short lock must be held."""
+        """Return the claims whose holders have died; the short lock must be held."""
         void = set()
         for name in self.names():
             with (
@@ -194,11 +195,3 @@ class ClaimFolder:
 
     def _path(self, name: str) -> Path:
         return self._folder / (name + _SUFFIX)
-
-    def _remove_if_void(self, name: str) -> bool:
-        with LockedFile(self._path(name), create=False) as file:
-            if not file.try_lock():
-                return False
-            self.temporary(name).unlink(missing_ok=True)
-            self._path(name).unlink()
-            return True

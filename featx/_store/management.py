@@ -202,7 +202,9 @@ def verify_cache(root: Path, *, repair: bool) -> VerifyReport:
             if version != FORMAT_VERSION:
                 unchecked.append(str(folder))
                 continue
-            table = _open_table(folder)
+            # Where no shard tells the dimension, none can be read in any case.
+            dimension = _describe_table(version, folder).dimension or 1
+            table = EmbeddingTable(folder, folder.name, dimension)
             for name in sorted(files_of(folder)):
                 path = folder / name
                 try:
@@ -292,10 +294,13 @@ def _describe_table(version: int, folder: Path) -> TableInfo:
         rows += n_rows
         dimensions[dimension] += n_rows
     del dimensions[0]
+    recipe = None
+    with contextlib.suppress(OSError, ValueError):
+        recipe = json.loads((folder / RECIPE_NAME).read_bytes())
     return TableInfo(
         fingerprint=folder.name,
         format_version=version,
-        recipe=_read_recipe(folder),
+        recipe=recipe if isinstance(recipe, dict) else None,
         dimension=max(dimensions, key=dimensions.__getitem__, default=None),
         n_rows=rows,
         n_shards=len(statuses),
@@ -314,20 +319,6 @@ def _read_header(path: Path) -> tuple[int, int]:
     except (OSError, MemoryError, ValueError, KeyError, AttributeError, pa.ArrowException):
         return 0, 0
     return rows, dimension
-
-
-def _open_table(folder: Path) -> EmbeddingTable:
-    dimension = _describe_table(FORMAT_VERSION, folder).dimension
-    # Where no shard tells the dimension, none can be read in any case.
-    return EmbeddingTable(folder, folder.name, dimension or 1)
-
-
-def _read_recipe(folder: Path) -> dict[str, Any] | None:
-    try:
-        recipe = json.loads((folder / RECIPE_NAME).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return recipe if isinstance(recipe, dict) else None
 
 
 def _leftovers(root: Path, *, remove: bool, fingerprint: str | None = None) -> tuple[int, int]:
@@ -353,24 +344,17 @@ def _leftovers(root: Path, *, remove: bool, fingerprint: str | None = None) -> t
                 except OSError:  # in a folder that is only read nobody writes
                     if remove:
                         raise
-            files += _abandoned_files(folder, void)
+            claimed = claims.names() - void
+            for name, status in files_of(folder, TEMPORARY_FILES).items():
+                owner = name.removesuffix(".tmp")
+                if owner in void or (owner not in claimed and status.st_mtime < young):
+                    files.append(folder / name)
             if remove and void:
                 claims.live()  # which removes them
         n_void += len(void)
     for path in files if remove else ():
         path.unlink(missing_ok=True)
     return len(files), n_void
-
-
-def _abandoned_files(folder: Path, void: set[str]) -> list[Path]:
-    claimed = ClaimFolder(folder).names() - void
-    young = time.time() - _ABANDONED_AFTER_SECONDS
-    return [
-        folder / name
-        for name, status in files_of(folder, TEMPORARY_FILES).items()
-        if name.removesuffix(".tmp") in void
-        or (name.removesuffix(".tmp") not in claimed and status.st_mtime < young)
-    ]
 
 
 def _remove_empty(folder: Path) -> None:

@@ -221,19 +221,17 @@ class StatMemo:
             try:
                 return _identity(_stat(path))
             except NotADirectoryError:
-                identity = archives[path.rpartition("/")[0]] = self._archive_identity(path)
+                identity = None
+                member = self._split_archive_path(path) if self._split_archive_path else None
+                if member is not None:
+                    with contextlib.suppress(OSError, ValueError):
+                        identity = _identity(_stat(member[0]))
+                archives[path.rpartition("/")[0]] = identity
                 return identity
             except (OSError, ValueError):  # ValueError: a null byte in the path
                 return None
 
         return identify
-
-    def _archive_identity(self, path: str) -> bytes | None:
-        try:
-            member = self._split_archive_path(path) if self._split_archive_path else None
-            return None if member is None else _identity(_stat(member[0]))
-        except (OSError, ValueError):
-            return None
 
     def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
         """Return what is done with the database, or None where it cannot be used.

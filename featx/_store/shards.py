@@ -7,8 +7,7 @@ import itertools
 import os
 import time
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 SUFFIX = ".arrow"
 
-# Rows are read in pieces of at most this many, so that a large shard needs little memory.
+# Rows are served in pieces of at most this many, so that a large shard needs little memory.
 ROWS_AT_ONCE = 4096
 
 # Reading stays cheap, and the order of last uses is known to an hour.
@@ -108,12 +107,6 @@ def _array(kind: pa.DataType, length: int, content: bytes | NDArray[Any]) -> pa.
     return pa.Array.from_buffers(kind, length, [None, pa.py_buffer(content)])
 
 
-def _content(array: pa.Array) -> pa.Buffer:
-    if array.null_count:
-        raise SchemaError("it has nulls")
-    return array.buffers()[1]
-
-
 class Shard:
     """One shard, mapped into memory: its pages are shared by all processes that read it.
 
@@ -138,8 +131,7 @@ class Shard:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
         try:
-            batch = _read_batch(path, schema)
-            self._vectors, self._checksums, self.keys = _columns(batch)
+            self._vectors, self._checksums, self.keys = _map_columns(path, schema)
             status = path.stat()
         except FileNotFoundError:
             raise
@@ -170,12 +162,8 @@ class Shard:
 
     def count_damaged(self) -> int:
         """Read every row, and return how many are not as they were stored."""
-        digests, n_damaged = self.digests(), 0
-        for start in range(0, len(self), ROWS_AT_ONCE):
-            piece = slice(start, start + ROWS_AT_ONCE)
-            sound, _ = self.read(piece, digests[piece])
-            n_damaged += len(sound) - int(sound.sum())
-        return n_damaged
+        sound, _ = self.read(slice(None), self.digests())
+        return len(self) - int(sound.sum())
 
     def note_use(self) -> None:
         """Tell by the time of the file that it is in use, at most once an hour."""
@@ -186,7 +174,10 @@ class Shard:
                 os.utime(self.path)
 
 
-def _read_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
+def _map_columns(
+    path: Path, schema: pa.Schema
+) -> tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the vectors, checksums and keys of a shard, which are pages of the file."""
     # Closing the source closes the file; the mapping lives as long as the arrays that use it.
     with pa.memory_map(os.fspath(path)) as source:
         reader = ipc.open_file(source)
@@ -196,18 +187,19 @@ def _read_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
             raise SchemaError(f"it has {reader.num_record_batches} record batches, expected 1")
         batch = reader.get_batch(0)
     batch.validate(full=True)
-    return batch
 
+    def content(array: pa.Array, kind: type[np.generic], width: int) -> NDArray[Any]:
+        if array.null_count:
+            raise SchemaError("it has nulls")
+        numbers = np.frombuffer(array.buffers()[1], kind, batch.num_rows * width)
+        return numbers.reshape(batch.num_rows, width)
 
-def _columns(
-    batch: pa.RecordBatch,
-) -> tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]]:
     embedding = batch.column("embedding")
-    dimension = embedding.type.list_size
-    elements = np.frombuffer(_content(embedding.values), np.float32, batch.num_rows * dimension)
-    checksum = np.frombuffer(_content(batch.column("checksum")), np.uint64, batch.num_rows)
-    digest = np.frombuffer(_content(batch.column("digest")), np.uint64, 2 * batch.num_rows)
-    return elements.reshape(batch.num_rows, dimension), checksum, digest.reshape(-1, 2)
+    return (
+        content(embedding.values, np.float32, embedding.type.list_size),
+        content(batch.column("checksum"), np.uint64, 1)[:, 0],
+        content(batch.column("digest"), np.uint64, 2),
+    )
 
 
 # The index: where each stored digest lies, over all shards of a table, in sorted arrays.
@@ -215,8 +207,7 @@ def _columns(
 _DAMAGED = -1
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     """The rows of some shards, sorted by their keys; of equal keys the newest row comes last."""
 
     keys: NDArray[np.uint64]
@@ -239,21 +230,14 @@ class _Segment:
 
     @classmethod
     def merged(cls, parts: Sequence[_Segment]) -> _Segment:
-        keys = np.concatenate([part.keys for part in parts])
-        order = np.argsort(keys, kind="stable")
-        return cls(
-            keys[order],
-            np.concatenate([part.second_halves for part in parts])[order],
-            np.concatenate([part.shards for part in parts])[order],
-            np.concatenate([part.rows for part in parts])[order],
-        )
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        return cls._make(column[order] for column in columns)
 
     def kept(self, numbers: Collection[int]) -> _Segment:
         """Return the part of it that lies in some shards."""
         keep = np.isin(self.shards, np.fromiter(numbers, np.int32))
-        return _Segment(
-            self.keys[keep], self.second_halves[keep], self.shards[keep], self.rows[keep]
-        )
+        return _Segment._make(column[keep] for column in self)
 
 
 class ShardIndex:

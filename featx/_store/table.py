@@ -61,7 +61,7 @@ class EmbeddingTable:
         self.schema = shard_schema(fingerprint, dimension)
         self.claims = ClaimFolder(folder)
         self._index = ShardIndex()
-        self._damaged: set[str] = set()
+        self.damaged_shards: set[str] = set()  # the names of those that cannot be read
         self._warned: set[str] = set()
 
     def __reduce__(self) -> tuple[type[EmbeddingTable], tuple[Any, ...]]:
@@ -119,7 +119,7 @@ class EmbeddingTable:
 
     def refresh(self) -> None:
         """Open the shards that have appeared, and let go of those that have vanished."""
-        before = self._index.shards.keys() | self._damaged
+        before = self._index.shards.keys() | self.damaged_shards
         for _ in range(_LISTINGS):
             listed = self._list()
             if listed is None or listed == before:
@@ -174,11 +174,6 @@ class EmbeddingTable:
                 f"expected float32 and {expected}"
             )
 
-    @property
-    def damaged_shards(self) -> frozenset[str]:
-        """The names of the shards that were found to be unreadable."""
-        return frozenset(self._damaged)
-
     def warn(self, kind: str, message: str) -> None:
         """Issue a `CacheWarning`, the first time that a kind of trouble is met."""
         if kind not in self._warned:
@@ -202,15 +197,15 @@ class EmbeddingTable:
 
     def _follow(self, listed: set[str]) -> None:
         index = self._index
-        self._damaged &= listed
+        self.damaged_shards &= listed
         added = []
-        for name in sorted(listed - index.shards.keys() - self._damaged):
+        for name in sorted(listed - index.shards.keys() - self.damaged_shards):
             try:
                 added.append(Shard(self.folder / name, self.schema))
             except FileNotFoundError:
                 continue  # dropped, or merged into another: the next listing shows it
             except SchemaError as error:
-                self._damaged.add(name)
+                self.damaged_shards.add(name)
                 self.warn("damaged shard", f"{error}. It is passed over and may be deleted")
         self._index = index.changed(added, index.shards.keys() - listed)
 

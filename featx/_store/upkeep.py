@@ -165,14 +165,14 @@ def _sound_rows(
 
 
 def _choose_shards(table: EmbeddingTable) -> list[str]:
-    sizes = {name: status.st_size for name, status in files_of(table.folder).items()}
-    for name in table.damaged_shards:
-        sizes.pop(name, None)
+    sizes = {
+        name: status.st_size
+        for name, status in files_of(table.folder).items()
+        if name not in table.damaged_shards
+    }
     # With a small limit the shards are small too, for only whole ones can be dropped.
-    limits = (
-        [_LARGEST_BYTES] if table.max_bytes is None else [_LARGEST_BYTES, table.max_bytes // 20]
-    )
-    return choose_to_merge(sizes, min(limits))
+    limit = _LARGEST_BYTES if table.max_bytes is None else table.max_bytes // 20
+    return choose_to_merge(sizes, min(limit, _LARGEST_BYTES))
 
 
 def _is_over(root: Path, n_written: int, max_bytes: int | None) -> bool:
