@@ -24,9 +24,8 @@ from featx._cli.rank import rank
 from featx._errors import FeatxError, ImageDecodeError, ImageDecodeWarning, InputError, WeightsError
 from featx._extraction import onnx_runtime, runtime
 from featx._extraction.onnx_runtime import OnnxRuntime
-from featx._selection import timing
-from featx._selection.ranking import SCORES, order_by_rank, rank_backbones
-from featx._selection.timing import seconds_per_image
+from featx._selection import ranking
+from featx._selection.ranking import SCORES, order_by_rank, rank_backbones, seconds_per_image
 from featx._selection.transferability import log_me
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def test_an_image_that_is_repeated_is_timed_once(
     photos: Bunch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(2))
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: 6.0 * next(clock))
+    monkeypatch.setattr(ranking.time, "perf_counter", lambda: 6.0 * next(clock))
     embedder = ImageEmbedder(**TINY | {"backbone": TINY_NAMES[0], "runtime": "torch"})
     repeated = [photos.paths[0], photos.paths[1], photos.paths[0]]
     assert seconds_per_image(embedder, repeated, 3) == 3.0

@@ -17,7 +17,7 @@ from featx._images.sources import as_image_list
 from featx._labels import check_known_classes, check_lengths, encode_labels
 from featx._public import public
 from featx._selection.labelled_embeddings import embed_labelled
-from featx._selection.timing import seconds_per_image
+from featx._selection.ranking import seconds_per_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import clone
 
 from featx._backbones.frozen import FrozenBackbone
@@ -20,7 +22,6 @@ from featx._images.sources import as_image_list
 from featx._labels import check_folds, check_lengths, encode_labels
 from featx._public import public
 from featx._selection.labelled_embeddings import LabelledEmbeddings, embed_labelled
-from featx._selection.timing import seconds_per_image
 from featx._selection.transferability import (
     PROBE_FOLDS,
     linear_probe_score,
@@ -183,21 +184,10 @@ def order_by_rank(table: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     ranked = pd.DataFrame(columns)
     by_place = [f"{score}_rank" for score in scores]
     ranked = ranked.sort_values(by_place, kind="stable", ignore_index=True)
-    # Equal in every score is equal in rank; of networks that lack one the same is asked.
-    same = ranked[by_place].eq(ranked[by_place].shift()) | (
-        ranked[by_place].isna() & ranked[by_place].shift().isna()
-    )
-    numbers = pd.Series(range(1, len(ranked) + 1))
-    is_tie = same.all(axis=1) & (numbers > 1)
-    ranked.insert(1, "rank", numbers.mask(is_tie).ffill().astype(int))
+    # Equal in every score is equal in rank; so are networks that lack the same ones.
+    n_equals_before = ranked.groupby(by_place, dropna=False).cumcount()
+    ranked.insert(1, "rank", ranked.index + 1 - n_equals_before)
     return ranked
-
-
-class _Candidate(NamedTuple):
-    """A network that is ranked, and what is said of it."""
-
-    backbone: str | FrozenBackbone
-    name: str
 
 
 def _checked_scores(scores: str | Iterable[str]) -> list[str]:
@@ -209,7 +199,9 @@ def _checked_scores(scores: str | Iterable[str]) -> list[str]:
     return names
 
 
-def _checked_backbones(backbones: Iterable[str | FrozenBackbone] | None) -> list[_Candidate]:
+def _checked_backbones(
+    backbones: Iterable[str | FrozenBackbone] | None,
+) -> list[str | FrozenBackbone]:
     expected = "names of networks, or what load_backbone returns"
     if backbones is None:
         backbones = [entry.name for entry in list_backbones(installed=True)]
@@ -221,10 +213,11 @@ def _checked_backbones(backbones: Iterable[str | FrozenBackbone] | None) -> list
     for candidate in candidates:
         if not isinstance(candidate, str | FrozenBackbone):
             raise InputError(f"Got {candidate!r} among the backbones but expected {expected}")
-    return [
-        _Candidate(candidate, candidate if isinstance(candidate, str) else candidate.name)
-        for candidate in dict.fromkeys(candidates)
-    ]
+    return list(dict.fromkeys(candidates))
+
+
+def _name(candidate: str | FrozenBackbone) -> str:
+    return candidate if isinstance(candidate, str) else candidate.name
 
 
 def _prototype(embedder: ImageEmbedder | None, layers: Any, pooling: Any) -> ImageEmbedder:
@@ -245,25 +238,23 @@ def _check_labels(items: Sequence[Any], y: Any, scores: Sequence[str]) -> None:
         check_folds(y, PROBE_FOLDS, "leave the linear probe out")
 
 
-def _embedder_of(candidate: _Candidate, prototype: ImageEmbedder) -> ImageEmbedder:
-    embedder: ImageEmbedder = clone(prototype).set_params(backbone=candidate.backbone)
-    if isinstance(candidate.backbone, FrozenBackbone):
+def _embedder_of(candidate: str | FrozenBackbone, prototype: ImageEmbedder) -> ImageEmbedder:
+    embedder: ImageEmbedder = clone(prototype).set_params(backbone=candidate)
+    if isinstance(candidate, FrozenBackbone):
         # It has weights and an image size of its own.
         embedder.set_params(weights="default", image_size=None)
     return embedder
 
 
-def _load(candidate: _Candidate, prototype: ImageEmbedder) -> FrozenBackbone:
-    if isinstance(candidate.backbone, FrozenBackbone):
-        return candidate.backbone
-    return load_backbone(
-        candidate.backbone, weights=prototype.weights, image_size=prototype.image_size
-    )
+def _load(candidate: str | FrozenBackbone, prototype: ImageEmbedder) -> FrozenBackbone:
+    if isinstance(candidate, FrozenBackbone):
+        return candidate
+    return load_backbone(candidate, weights=prototype.weights, image_size=prototype.image_size)
 
 
 def _with_weights(
-    candidates: Sequence[_Candidate], prototype: ImageEmbedder, on_missing: str
-) -> list[_Candidate]:
+    candidates: Sequence[str | FrozenBackbone], prototype: ImageEmbedder, on_missing: str
+) -> list[str | FrozenBackbone]:
     """Return the candidates whose weights are here, before hours are spent on the first ones."""
     found = []
     for candidate in candidates:
@@ -273,11 +264,11 @@ def _with_weights(
         except WeightsError as error:
             if on_missing == "raise":
                 raise
-            warnings.warn(f"Left out {candidate.name}: {error}", UserWarning, stacklevel=3)
+            warnings.warn(f"Left out {_name(candidate)}: {error}", UserWarning, stacklevel=3)
         else:
             found.append(candidate)
     if not found:
-        names = ", ".join(candidate.name for candidate in candidates)
+        names = ", ".join(map(_name, candidates))
         raise WeightsError(
             f"The weights of none of {names} are on this machine; 'featx backbones --installed' "
             "lists the networks whose weights are"
@@ -295,7 +286,7 @@ def _readable(items: Sequence[Any], y: Any, embedder: ImageEmbedder) -> tuple[li
 
 
 def _describe(
-    candidate: _Candidate,
+    candidate: str | FrozenBackbone,
     prototype: ImageEmbedder,
     items: Sequence[Any],
     y: Any,
@@ -307,7 +298,7 @@ def _describe(
     embedder = _embedder_of(candidate, prototype)
     embedded = embed_labelled(items, y, embedder, skip_unreadable=False)
     return {
-        "backbone": candidate.name,
+        "backbone": _name(candidate),
         **{name: _score(name, embedded) for name in scores},
         "seconds_per_image": seconds_per_image(embedder, items, timed_images),
         "parameters": sum(part.numel() for part in backbone.module.parameters()) / 1e6,
@@ -315,6 +306,43 @@ def _describe(
         "image_size": backbone.preprocessing.image_size,
         "weights": backbone.weights,
     }
+
+
+def seconds_per_image(embedder: ImageEmbedder, items: Any, count: int) -> float:
+    """Return how long reading, decoding and the network take for an image, here and now.
+
+    Nothing is looked up in the cache or kept there. What is paid once, such as the export of the
+    network to ONNX, is not counted, and not paid again where it lies beside the cache.
+
+    ``count`` of the items are embedded, spread evenly. NaN where that is 0, or none can be read.
+
+    Raises
+    ------
+    ImageDecodeError
+        If one cannot be read, unless the embedder has ``on_error="nan"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featx import ImageEmbedder
+    >>> images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    >>> embedder = ImageEmbedder("timm/test_efficientnet", weights=None, runtime="torch")
+    >>> seconds_per_image(embedder, images, 3) > 0
+    True
+    """
+    if count < 1:
+        return math.nan
+    images = as_image_list(items)
+    step = max(1, len(images) // count)
+    sample = [images[row] for row in range(0, len(images), step)][:count]
+    quiet: ImageEmbedder = clone(embedder).set_params(progress=False)
+    # What is built once is built before: with so many images each thread gets its own, as then.
+    list(quiet.stream(sample[: 2 * torch.get_num_threads()], use_cache=False))
+    start = time.perf_counter()
+    parcels = list(quiet.stream(sample, use_cache=False))
+    seconds = time.perf_counter() - start
+    computed = {digest for parcel in parcels for digest in parcel.digests} - {None}
+    return seconds / len(computed) if computed else math.nan
 
 
 def _score(name: str, embedded: LabelledEmbeddings) -> float:
