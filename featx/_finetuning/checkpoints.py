@@ -99,7 +99,8 @@ def identify(value: Any, name: str) -> Any:
     """Return what a parameter is, as plain JSON types: the same in every process, or an error.
 
     Numbers and texts stand for themselves, anything else is known by the digest of its pickle:
-    functions and classes by where they can be imported from, objects by their class and state.
+    functions and classes by where they can be imported from, objects by their class and state. Sets
+    of texts are in another order in each process: with one the training is done again, no worse.
 
     Raises
     ------
