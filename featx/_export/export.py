@@ -295,13 +295,10 @@ class _Export:
             vectors = narrow_vectors(
                 parcel.vectors, lambda place: describe_item(parcel.items[place])
             )
-        is_null = None
         reasons: list[str | None] = [None] * len(vectors)
-        if parcel.failures:
-            is_null = np.zeros(len(vectors), np.bool_)
-            for failure in parcel.failures:
-                is_null[failure.row - parcel.start] = True
-                reasons[failure.row - parcel.start] = failure.reason
+        for failure in parcel.failures:
+            reasons[failure.row - parcel.start] = failure.reason
+        is_null = np.array([reason is not None for reason in reasons]) if parcel.failures else None
         columns = self._columns_beside(parcel.start, parcel.items, parcel.digests, reasons)
         columns[EMBEDDING] = embedding_column(vectors, kind, is_null)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)

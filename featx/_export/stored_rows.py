@@ -136,14 +136,13 @@ def hash_rows(table: pa.Table) -> tuple[NDArray[Any], NDArray[Any]]:
     """
     values = {name: table.column(name).to_pylist() for name in sorted(table.column_names)}
     nothing = [None] * table.num_rows
-    paths, digests = values.get("path", nothing), values.get("digest", nothing)
     values["path"] = [
         None if path is None else os.path.abspath(path)  # noqa: PTH100 - Path keeps ".."
-        for path in paths
+        for path in values.get("path", nothing)
     ]
     images = (
         repr(digest if path is None else path)
-        for path, digest in zip(values["path"], digests, strict=True)
+        for path, digest in zip(values["path"], values.get("digest", nothing), strict=True)
     )
     contents = map(repr, zip(*(values[name] for name in sorted(values)), strict=True))
     return _hash(images), _hash(contents)

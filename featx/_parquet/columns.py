@@ -116,10 +116,7 @@ def label_column(labels: Sequence[Any]) -> pa.Array:
     """Return labels as a column of text, whole numbers, floats, truth values or nulls."""
     values = np.asarray(labels, dtype=object).tolist()
     try:
-        try:
-            column = pa.array(values)
-        except UnicodeError:
-            column = pa.array([_as_text(v) if isinstance(v, str) else v for v in values])
+        column = pa.array([_as_text(v) if isinstance(v, str) else v for v in values])
     except (OverflowError, pa.ArrowException) as error:
         raise InputError(f"Got labels that are not all text or all numbers: {error}") from None
     if column.type not in LABEL_TYPES:

@@ -106,9 +106,7 @@ def write_embeddings(
     further = {} if further is None else further
     own = {"paths": paths, "labels": labels, "digests": digests, "errors": errors}
     check_beside(len(vectors), "embeddings", own, further)
-    is_null = None
-    if errors is not None:
-        is_null = np.fromiter((error is not None for error in errors), np.bool_, len(vectors))
+    is_null = None if errors is None else np.array([error is not None for error in errors], bool)
     columns = {
         "path": None if paths is None else text_column("paths", paths),
         "label": None if labels is None else label_column(labels),
@@ -118,8 +116,7 @@ def write_embeddings(
         **{name: extra_column(name, values) for name, values in further.items()},
     }
     table = pa.table({name: column for name, column in columns.items() if column is not None})
-    metadata = as_metadata({} if provenance is None else provenance)
-    table = table.replace_schema_metadata(metadata)
+    table = table.replace_schema_metadata(as_metadata({} if provenance is None else provenance))
     with open_writer(target, table.schema) as writer:
         writer.write(table)
 

@@ -18,7 +18,7 @@ from featx._parquet.columns import EMBEDDING, PRECISIONS, TYPES
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from numpy.typing import NDArray
@@ -263,12 +263,8 @@ def same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
         return True
     is_described = "weights_sha256" in first and "weights_sha256" in second
     ignored = MACHINERY if is_described else ("versions",)
-    return _without(first, ignored) == _without(second, ignored)
-
-
-def _without(provenance: Mapping[str, Any], ignored: Sequence[str]) -> str:
-    kept = {name: value for name, value in provenance.items() if name not in ignored}
-    return json.dumps(kept, sort_keys=True)
+    kept = [{name: made[name] for name in made if name not in ignored} for made in (first, second)]
+    return json.dumps(kept[0], sort_keys=True) == json.dumps(kept[1], sort_keys=True)
 
 
 def read_headers(paths: Iterable[Path]) -> list[EmbeddingFile]:

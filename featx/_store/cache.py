@@ -16,7 +16,7 @@ import platformdirs
 from featx._checks import refuse
 from featx._errors import InputError, did_you_mean
 from featx._public import public
-from featx._store.layout import is_fingerprint, table_folder, table_folders
+from featx._store.layout import is_fingerprint, table_folders
 from featx._store.management import (
     CacheInfo,
     RemovalReport,
@@ -152,7 +152,8 @@ class EmbeddingCache:
             raise InputError(f"Got the dimension {dimension}, expected at least 1")
         if self.max_bytes is not None and self.max_bytes < 1:
             raise InputError(f"Got max_bytes={self.max_bytes!r}, expected at least 1, or None")
-        folder = table_folder(self.folder, FORMAT_VERSION, fingerprint)
+        # Tables of another format lie beside each other, so that versions can share a cache.
+        folder = self.folder / f"v{FORMAT_VERSION}" / fingerprint
         return EmbeddingTable(folder, fingerprint, dimension, recipe, self.max_bytes)
 
     def info(self) -> CacheInfo:

@@ -21,8 +21,8 @@ import time
 from typing import TYPE_CHECKING
 
 from featx._files import LockedFile, no_fork
-from featx._images.digest import DIGEST_BYTES
 from featx._store.layout import CLAIMS, CLAIMS_NAME
+from featx._store.shards import split_digests
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -55,15 +55,12 @@ class ClaimFile:
             self.remove()
             raise
 
-    @property
-    def is_held(self) -> bool:
-        """Whether this process holds it; a forked child holds none of its parent's."""
+    def beat(self) -> bool:
+        """Change the time of the file; return whether this process, and no parent, holds it."""
+        if self._file.is_open:
+            with contextlib.suppress(OSError):  # it was removed in this moment
+                os.utime(self._path)
         return self._file.is_open
-
-    def beat(self) -> None:
-        """Change the time of the file."""
-        with contextlib.suppress(OSError):  # it was removed in this moment
-            os.utime(self._path)
 
     def remove(self) -> None:
         """End the claim; a second call, or one in a forked child, does nothing."""
@@ -92,14 +89,12 @@ class _Heart:
     def _beat(self) -> None:
         while True:
             time.sleep(SECONDS_BETWEEN_HEARTBEATS)
+            ended = {claim for claim in self._claims.copy() if not claim.beat()}
             with no_fork:
-                self._claims = {claim for claim in self._claims if claim.is_held}
-                claims = list(self._claims)
-                if not claims:
+                self._claims -= ended
+                if not self._claims:
                     self._thread = None
                     return
-            for claim in claims:
-                claim.beat()
 
 
 _heart = _Heart()
@@ -169,8 +164,7 @@ class ClaimFolder:
         for name in self.names() - void - set(ignored):
             with contextlib.suppress(FileNotFoundError):  # the claim has ended in this moment
                 content, _, _ = self._path(name).read_bytes().partition(_HOLDER)
-                starts = range(0, len(content), DIGEST_BYTES)
-                claimed.update((content[start : start + DIGEST_BYTES], name) for start in starts)
+                claimed.update(dict.fromkeys(split_digests(content), name))
         return claimed
 
     def void(self) -> set[str]:

@@ -8,6 +8,7 @@ What has another name, or lies in another place, is not the cache's own and is n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -43,12 +44,6 @@ def is_fingerprint(name: str) -> bool:
     return _FINGERPRINTS.fullmatch(name) is not None
 
 
-def table_folder(root: Path, version: int, fingerprint: str) -> Path:
-    """Return where the table of a fingerprint lies."""
-    # Tables of another format lie beside each other, so that versions can share a cache.
-    return root / f"v{version}" / fingerprint
-
-
 def table_folders(root: Path) -> Iterator[tuple[int, Path]]:
     """Yield the format version and the folder of each table of a cache; an absent one has none.
 
@@ -58,23 +53,20 @@ def table_folders(root: Path) -> Iterator[tuple[int, Path]]:
         match = _VERSIONS.fullmatch(version.name)
         if match:
             for folder in _folders(version):
-                if is_fingerprint(folder.name) and _is_table(folder):
+                if is_fingerprint(folder.name) and (
+                    files_of(folder / CLAIMS_NAME, CLAIM_FILES) or files_of(folder)
+                ):
                     yield int(match[1]), folder
 
 
 def files_of(folder: Path, names: re.Pattern[str] = SHARDS) -> dict[str, os.stat_result]:
     """Return the files of a folder with names of a kind, links left out; none if it is absent."""
     found = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if names.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                    try:
-                        found[entry.name] = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:  # it was removed in this moment
-                        continue
-    except FileNotFoundError:
-        return {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if names.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):  # it was removed in this moment
+                    found[entry.name] = entry.stat(follow_symlinks=False)
     return found
 
 
@@ -113,14 +105,8 @@ def upkeep_lock(root: Path) -> Path:
     return root / f"v{FORMAT_VERSION}" / "upkeep.lock"
 
 
-def _is_table(folder: Path) -> bool:
-    return bool(files_of(folder / CLAIMS_NAME, CLAIM_FILES) or files_of(folder))
-
-
 def _folders(parent: Path) -> list[Path]:
-    try:
-        with os.scandir(parent) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
+        names += (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     return [parent / name for name in sorted(names)]

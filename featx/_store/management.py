@@ -171,21 +171,17 @@ class RemovalReport:
 def describe_cache(root: Path, max_bytes: int | None) -> CacheInfo:
     """Return what a cache holds; see `EmbeddingCache.info`."""
     n_temporary, n_void = _leftovers(root, remove=False)
-    tables, n_foreign = [], 0
-    for version, folder in table_folders(root):
-        table = _describe_table(version, folder)
-        if table.n_shards:
-            tables.append(table)
-        n_foreign += len(foreign_files(folder))
+    folders = list(table_folders(root))
+    tables = [_describe_table(version, folder) for version, folder in folders]
     tables.sort(key=lambda table: -(table.last_used or 0))
     return CacheInfo(
         folder=str(root),
         n_bytes=_all_bytes(root),
         max_bytes=max_bytes,
-        tables=tuple(tables),
+        tables=tuple(table for table in tables if table.n_shards),
         n_temporary_files=n_temporary,
         n_void_claims=n_void,
-        n_foreign_files=n_foreign,
+        n_foreign_files=sum(len(foreign_files(folder)) for _, folder in folders),
     )
 
 

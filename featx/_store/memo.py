@@ -76,7 +76,6 @@ _SIZE = 2
 # An entry is the identity, the digest, the bytes of the content (of a member, where the identity
 # is its archive's) and a checksum of all that and the key.
 _CONTENT = struct.Struct(f"<{_IDENTITY.size}s{_DIGEST_BYTES}sQ")
-_CHECKED_BYTES = _CONTENT.size
 
 _TABLE = "CREATE TABLE IF NOT EXISTS memo (key BLOB PRIMARY KEY, entry BLOB) WITHOUT ROWID"
 
@@ -168,8 +167,8 @@ class StatMemo:
             entry = entries.get(key)
             if not isinstance(entry, bytes):  # it is absent, or its type is damaged
                 continue
-            content = entry[:_CHECKED_BYTES]
-            if entry[_CHECKED_BYTES:] != hash_bytes(content + key):
+            content = entry[: _CONTENT.size]
+            if entry[_CONTENT.size :] != hash_bytes(content + key):
                 continue
             identity, digest, n_bytes = _CONTENT.unpack(content)
             is_too_large = max_bytes is not None and n_bytes > max_bytes
@@ -248,7 +247,10 @@ class StatMemo:
                 self._left_alone_until = time.monotonic() + SECONDS_AFTER_TROUBLE
                 self._close()
                 if _is_damage(error):
-                    self._begin_anew()
+                    # Others that have it open go on with what nobody sees.
+                    for suffix in ("", "-journal"):
+                        with contextlib.suppress(OSError):
+                            self.path.with_name(self.path.name + suffix).unlink()
                 message = f"The memo of digests, {self.path}, cannot be used: {error}."
         if not self._has_warned:
             self._has_warned = True
@@ -283,12 +285,6 @@ class StatMemo:
                     database.close()
             else:
                 _of_parents.append(database)
-
-    def _begin_anew(self) -> None:
-        """Remove a damaged database. Others that have it open go on with what nobody sees."""
-        for path in (self.path, self.path.with_name(f"{self.path.name}-journal")):
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def _keys(paths: Iterable[str]) -> list[bytes]:

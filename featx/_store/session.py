@@ -273,7 +273,10 @@ class Session:
             wanted = list(self._wanted[number])
             for positions, vectors in table.serve(wanted) if wanted else ():
                 digests = [wanted[position] for position in positions.tolist()]
-                self._note_served(number, digests)
+                for digest in digests:
+                    self._wanted[number].pop(digest, None)
+                    if not any(digest in wanted for wanted in self._wanted):
+                        self.candidates.pop(digest, None)
                 yield number, digests, vectors
 
     def claim(self, limit: int = 256) -> Claim | None:
@@ -321,12 +324,6 @@ class Session:
                 self._holders.judge()
                 return
             time.sleep(_POLL_SECONDS)
-
-    def _note_served(self, number: int, digests: list[bytes]) -> None:
-        for digest in digests:
-            self._wanted[number].pop(digest, None)
-            if not any(digest in wanted for wanted in self._wanted):
-                self.candidates.pop(digest, None)
 
     def _read_claims(self, locks: contextlib.ExitStack) -> list[dict[bytes, str] | None]:
         """Lock all tables, and return what others have claimed in each; None without locks."""

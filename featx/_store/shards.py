@@ -77,6 +77,12 @@ def digest_keys(digests: Iterable[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
 
 
+def split_digests(content: bytes) -> list[bytes]:
+    """Return digests that stand one after the other."""
+    starts = range(0, len(content), DIGEST_BYTES)
+    return [content[start : start + DIGEST_BYTES] for start in starts]
+
+
 def checksums(digests: Iterable[bytes], vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
     """Return the xxh3-64 of each digest and its vector, so that neither serves for another."""
     return np.fromiter(map(_checksum, digests, vectors), np.uint64, count=len(vectors))
@@ -146,9 +152,7 @@ class Shard:
 
     def digests(self) -> list[bytes]:
         """Return the digest of each row, as far as the file is sound."""
-        content = self.keys.tobytes()
-        starts = range(0, len(content), DIGEST_BYTES)
-        return [content[start : start + DIGEST_BYTES] for start in starts]
+        return split_digests(self.keys.tobytes())
 
     def read(
         self, rows: NDArray[np.integer[Any]] | slice, digests: Sequence[bytes]

@@ -48,21 +48,21 @@ def keep_up(table: EmbeddingTable, written: Path) -> None:
     """Do what is due after a shard was written; trouble is left for the next time."""
     root = table.folder.parents[1]
     with contextlib.suppress(OSError, MemoryError):
-        n_written = written.stat().st_size
-        is_over = _is_over(root, n_written, table.max_bytes)
+        n_written, max_bytes = written.stat().st_size, table.max_bytes
+        is_over = max_bytes is not None and _is_over(root, n_written, max_bytes)
         if not is_over and not _choose_shards(table):
             return
         with LockedFile(upkeep_lock(root), create=True) as lock:
             if not lock.try_lock():
                 return
-            if is_over and table.max_bytes is not None:
+            if is_over and max_bytes is not None:
                 # A tenth less, so that the next write does not find the cache full again.
-                drop_oldest(root, limit := table.max_bytes * 9 // 10)
+                drop_oldest(root, limit := max_bytes * 9 // 10)
                 _totals.pop(root, None)
                 if n_written > limit:
                     table.warn(
                         "limit",
-                        f"Nothing stays in the cache: max_bytes={table.max_bytes:,} is too little "
+                        f"Nothing stays in the cache: max_bytes={max_bytes:,} is too little "
                         f"for what is stored at once, {n_written:,} bytes; raise it",
                     )
             if names := _choose_shards(table):
@@ -175,9 +175,7 @@ def _choose_shards(table: EmbeddingTable) -> list[str]:
     return choose_to_merge(sizes, min(limit, _LARGEST_BYTES))
 
 
-def _is_over(root: Path, n_written: int, max_bytes: int | None) -> bool:
-    if max_bytes is None:
-        return False
+def _is_over(root: Path, n_written: int, max_bytes: int) -> bool:
     total, since = _totals.get(root, (max_bytes, 0))
     total, since = total + n_written, since + n_written
     if total > max_bytes or since > min(max_bytes // 20, _LARGEST_SLACK):
