@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sklearn.utils import Tags
 
     from featx._backbones.frozen import FrozenBackbone
-    from featx._extraction.parcels import Extraction, Parcel
+    from featx._extraction.parcels import Parcel
     from featx._extraction.stream import Skip
     from featx._progress import Advance
     from featx._store.cache import EmbeddingCache
@@ -273,7 +273,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         self.failures_ = extraction.failures
         return extraction.vectors
 
-    def extract(self, X: Any) -> Extraction:
+    def extract(self, X: Any) -> Parcel:
         """Return the embeddings with the digest of each image and what could not be read.
 
         `transform` is this, with its failures as a warning.
@@ -285,9 +285,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        Extraction
-            ``vectors``, ``digests`` and ``failures``.
-
+        Parcel
+            Of all images: ``vectors``, ``digests`` and ``failures``.
         """
         items = checked_images(X)
         stream = self._open_stream()
@@ -440,7 +439,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             )
 
 
-def _warn_of_failures(extraction: Extraction) -> None:
+def _warn_of_failures(extraction: Parcel) -> None:
     """Issue one `ImageDecodeWarning` where some could not be read, to the caller of `transform`."""
     if extraction.failures:
         warning = ImageDecodeWarning(extraction.failures, len(extraction.digests))

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from featx._images.digest import digest_content
 from featx._images.sources import as_image_list, describe_item, read_content
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -53,7 +53,7 @@ class _Reading:
     start: int
     items: Sequence[Any]
     known: dict[int, bytes]
-    tasks: list[tuple[list[int], Future[list[_Digested | ImageDecodeError]]]]
+    tasks: list[tuple[list[int], Callable[[], list[_Digested | ImageDecodeError]]]]
 
 
 class Contents:
@@ -169,7 +169,7 @@ class Contents:
         known = {row: digest for row, digest in known.items() if row < self._next}
         self._sizes |= {row: sizes[row] for row in to_read}
         self._from_memo.update(known)
-        tasks = [(rows, self._submit(rows, items, start)) for rows in cut(to_read, _IMAGES_A_TASK)]
+        tasks = [(rows, self._read(rows, items, start)) for rows in cut(to_read, _IMAGES_A_TASK)]
         return _Reading(start, items, known, tasks)
 
     def _take_items(self, count: int) -> list[Any]:
@@ -184,17 +184,15 @@ class Contents:
         except InputError as error:
             raise InputError(f"In the images from row {self._next} on: {error}") from None
 
-    def _submit(
+    def _read(
         self, rows: list[int], items: Sequence[Any], start: int
-    ) -> Future[list[_Digested | ImageDecodeError]]:
+    ) -> Callable[[], list[_Digested | ImageDecodeError]]:
+        """Begin to read some images, and return what waits for them."""
+
         def digest() -> list[_Digested | ImageDecodeError]:
             return [self._digest(row, items[row - start]) for row in rows]
 
-        if self._pool is not None:
-            return self._pool.submit(digest)
-        done: Future[list[_Digested | ImageDecodeError]] = Future()
-        done.set_result(digest())
-        return done
+        return digest if self._pool is None else self._pool.submit(digest).result
 
     def _digest(self, row: int, item: Any) -> _Digested | ImageDecodeError:
         path = _path_of(item)
@@ -215,7 +213,7 @@ class Contents:
         observed: list[tuple[Observation, bytes]] = []
         reasons: dict[int, str] = {}
         for rows, task in reading.tasks:
-            for row, outcome in zip(rows, task.result(), strict=True):
+            for row, outcome in zip(rows, task(), strict=True):
                 if isinstance(outcome, ImageDecodeError):
                     reasons[row] = outcome.reason
                     continue

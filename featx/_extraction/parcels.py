@@ -45,25 +45,6 @@ class Parcel:
     failures: tuple[DecodeFailure, ...]
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """The embeddings of a sequence of images.
-
-    Attributes
-    ----------
-    vectors : ndarray of float32, shape (n_images, dimension)
-        Row i is image i; NaN where it could not be read.
-    digests : list of bytes or None
-        The digest of each image's content; None where it could not be read.
-    failures : tuple of DecodeFailure
-        The images that could not be read, in the order of their rows.
-    """
-
-    vectors: np.ndarray
-    digests: list[bytes | None]
-    failures: tuple[DecodeFailure, ...]
-
-
 class OpenParcel:
     """A parcel while its vectors come in, layer by layer; images of one content share theirs.
 

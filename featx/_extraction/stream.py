@@ -17,7 +17,7 @@ import numpy as np
 from featx._errors import ImageDecodeError, WeightsError
 from featx._extraction.batches import compute_batches
 from featx._extraction.contents import PARCEL_IMAGES, Contents, MemoMistakenError, bytes_in_memory
-from featx._extraction.parcels import Extraction, Outlet
+from featx._extraction.parcels import Outlet, Parcel
 from featx._extraction.runtime import Execution, in_one_order, torch_threads
 from featx._images.decode import decode_content
 from featx._images.sources import describe_item
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from featx._backbones.taps import Tap
     from featx._errors import DecodeFailure
     from featx._extraction.batches import Batch
-    from featx._extraction.parcels import OpenParcel, Parcel
-    from featx._extraction.recipe import EmbeddingRecipe, Stores
+    from featx._extraction.parcels import OpenParcel
+    from featx._extraction.recipe import EmbeddingRecipe
     from featx._extraction.runtime import ExecutionPlan, Runtime
     from featx._images.limits import Limits
     from featx._progress import Advance
@@ -89,10 +89,7 @@ class EmbeddingStream:
         self.stop_at_failure = stop_at_failure
         self._cache = cache
         self._use_cache = use_cache
-        self.stores = self._open_stores()
-
-    def _open_stores(self) -> Stores:
-        return self.recipe.open_stores(self._cache, use_tables=self._use_cache)
+        self.stores = recipe.open_stores(cache, use_tables=use_cache)
 
     def parcels(
         self,
@@ -133,13 +130,13 @@ class EmbeddingStream:
             except _RuntimeUnavailableError as error:
                 # What was kept of another machine said that it can be built.
                 self.recipe = replace(self.recipe, plan=error.plan)
-                self.stores = self._open_stores()
+                self.stores = self.recipe.open_stores(self._cache, use_tables=self._use_cache)
             else:
                 return
             advance = no_progress  # what is done again has been counted
 
-    def extract(self, items: Sequence[Any], advance: Advance = no_progress) -> Extraction:
-        """Return the embeddings of images in one piece; errors are those of `parcels`."""
+    def extract(self, items: Sequence[Any], advance: Advance = no_progress) -> Parcel:
+        """Return all images as one parcel; errors are those of `parcels`."""
         vectors = np.empty((len(items), self.recipe.dimension), np.float32)
         for use_memo in (True, False):
             digests: list[bytes | None] = []
@@ -150,7 +147,7 @@ class EmbeddingStream:
                     failures += parcel.failures
                 break
             advance = no_progress  # what is done again has been counted
-        return Extraction(vectors, digests, tuple(failures))
+        return Parcel(0, items, digests, vectors, tuple(failures))
 
     def parcel_images(self, n_images: int) -> int:
         """Return how many images a parcel takes: few of few, so that other workers share them."""
