@@ -6,13 +6,11 @@ import functools
 import json
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from featx._backbones.downloads import PackagedWeights
+from featx._backbones.downloads import PackagedWeights, how_to_get
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from featx._backbones.downloads import PublishedWeights
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
@@ -60,19 +58,14 @@ class BackboneEntry:
     published: PublishedWeights | None
 
     @property
-    def weights_path(self) -> Path | None:
-        """Where the weights are on this machine; None when they are not."""
-        return None if self.published is None else self.published.find()
-
-    @property
     def installed(self) -> bool:
         """Whether the weights are on this machine."""
-        return self.weights_path is not None
+        return self.published is not None and self.published.find() is not None
 
     @property
     def install_command(self) -> str | None:
         """What to type to get the weights."""
-        return None if self.published is None else self.published.how_to_get(self.name)
+        return None if self.published is None else how_to_get(self.published, self.name)
 
 
 @dataclass(frozen=True)
@@ -156,29 +149,23 @@ PACKAGED: dict[str, PackagedBackbone] = {
 }
 
 
-class Figures(NamedTuple):
-    """What is known of a network whose weights are elsewhere, as in `BackboneEntry`."""
+def network_figures(name: str) -> tuple[int | None, int | None, float | None]:
+    """Return dimension, parameters and GFLOPs of a network by its full name in the catalogue.
 
-    dimension: int | None = None
-    parameters: int | None = None
-    gflops: float | None = None
-
-
-def network_figures(name: str) -> Figures:
-    """Return the figures of a network by its full name, such as ``"timm/resnet18.a1_in1k"``.
+    They are None where nobody has measured them.
 
     Examples
     --------
-    >>> network_figures("timm/resnet18.a1_in1k").dimension
+    >>> dimension, parameters, gflops = network_figures("timm/resnet18.a1_in1k")
+    >>> dimension
     512
-    >>> network_figures("timm/of_tomorrow").dimension is None
-    True
+    >>> network_figures("timm/of_tomorrow")
+    (None, None, None)
     """
-    return Figures(*_all_figures().get(name, ()))
+    return _all_figures().get(name, (None, None, None))
 
 
 @functools.cache
-def _all_figures() -> dict[str, list[int | float | None]]:
+def _all_figures() -> dict[str, tuple[int | None, int | None, float | None]]:
     text = (resources.files("featx._backbones") / "figures.json").read_text(encoding="utf-8")
-    networks: dict[str, list[int | float | None]] = json.loads(text)["networks"]
-    return networks
+    return {name: tuple(figures) for name, figures in json.loads(text)["networks"].items()}

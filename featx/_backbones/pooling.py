@@ -80,8 +80,8 @@ def check_pooling(pooling: str, layout: Layout, shape: tuple[int, ...], layer: s
     """
     if pooling == "cls" and not layout.class_token:
         raise InputError(
-            f"Got pooling='cls' for {layer!r}, whose output {_words(shape)} has no class token; "
-            "expected a transformer with one, or another pooling such as 'avg'"
+            f"Got pooling='cls' for {layer!r}, whose output of shape {shape[1:]} has no class "
+            "token; expected a transformer with one, or another pooling such as 'avg'"
         )
     if not pooling.startswith("grid"):
         return
@@ -186,7 +186,3 @@ def _cell_bounds(length: int, cells: int) -> list[tuple[int, int]]:
 
 def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    return "of shape (" + ", ".join(map(str, shape[1:])) + ")"

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from featx._backbones.catalog import PACKAGED, TIMM_PREFIX, TORCHVISION_PREFIX
-from featx._backbones.downloads import obtain_weights
-from featx._backbones.fitting import check_finite, load_tensors
+from featx._backbones.downloads import how_to_get, obtain_weights
 from featx._backbones.frozen import FrozenBackbone, UnbuiltNetwork
 from featx._backbones.weights import (
     WEIGHTS_SUFFIXES,
     WeightsFile,
+    check_finite,
+    load_tensors,
     read_checked,
     read_weights,
     tensors_sha256,
 )
 from featx._checks import check_whole_number, refuse
-from featx._errors import InputError, WeightsError
+from featx._errors import WeightsError
 from featx._files import lock_of_process
 from featx._images.preprocess import Preprocessing
 from featx._public import public
@@ -228,7 +229,7 @@ def _build_published(network: NamedNetwork, file: Path) -> tuple[nn.Module, str]
 
 
 def _advice(published: PublishedWeights, name: str) -> str:
-    return f"delete it, then type '{published.how_to_get(name)}'"
+    return f"delete it, then type '{how_to_get(published, name)}'"
 
 
 def _published(network: NamedNetwork) -> PublishedWeights:
@@ -302,20 +303,8 @@ def _find_network(name: str, image_size: int | None) -> NamedNetwork:
         from featx._backbones.torchvision_networks import find_torchvision_network
 
         network = find_torchvision_network(name, image_size)
-    if network is None:
-        raise _unknown_backbone(name)
-    return network
-
-
-def _tags(name: str) -> list[str]:
-    from featx._backbones.timm_networks import timm_names
-    from featx._backbones.torchvision_networks import torchvision_names
-
-    tagged_names = torchvision_names() + timm_names()
-    return [tagged for tagged in tagged_names if tagged.startswith(f"{name}.")]
-
-
-def _unknown_backbone(name: str) -> InputError:
+    if network is not None:
+        return network
     from featx._backbones.timm_networks import timm_architectures
     from featx._backbones.torchvision_networks import torchvision_architectures
 
@@ -325,4 +314,12 @@ def _unknown_backbone(name: str) -> InputError:
         f"one of {', '.join(PACKAGED)}, '{TORCHVISION_PREFIX}<architecture>' or "
         f"'{TIMM_PREFIX}<architecture>', as 'featx backbones PATTERN' lists them"
     )
-    return refuse("backbone", name, expected, tags or [*PACKAGED, *architectures])
+    raise refuse("backbone", name, expected, tags or [*PACKAGED, *architectures])
+
+
+def _tags(name: str) -> list[str]:
+    from featx._backbones.timm_networks import timm_names
+    from featx._backbones.torchvision_networks import torchvision_names
+
+    tagged_names = torchvision_names() + timm_names()
+    return [tagged for tagged in tagged_names if tagged.startswith(f"{name}.")]

@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 from timm.data.config import resolve_model_data_config
 
-from featx._backbones.catalog import (
-    TIMM_PREFIX,
-    BackboneEntry,
-    network_figures,
-)
+from featx._backbones.catalog import TIMM_PREFIX, BackboneEntry, network_figures
 from featx._backbones.downloads import (
     HUGGING_FACE_FILES,
     HuggingFaceWeights,
@@ -139,11 +135,6 @@ class PackagedNetwork(TimmNetwork):
         """The file in the package."""
         return self.packaged.published
 
-    @property
-    def tagged_name(self) -> str:
-        """The name, which has no tags."""
-        return self.name
-
     def build_with(self, tensors: StateDict, source: str) -> nn.Module:
         """Return timm's network with the tensors in the order of the file."""
         module = self.build()
@@ -183,14 +174,14 @@ def timm_entry(name: str) -> BackboneEntry:
     for networks that came later than the timm they were measured with.
     """
     config = _config(name.removeprefix(TIMM_PREFIX))
-    figures = network_figures(name)
+    dimension, parameters, gflops = network_figures(name)
     return BackboneEntry(
         name=name,
         source="timm",
-        dimension=figures.dimension,
+        dimension=dimension,
         image_size=config.input_size[-1],
-        parameters=figures.parameters,
-        gflops=figures.gflops,
+        parameters=parameters,
+        gflops=gflops,
         top1=None,
         licence=config.license if config.license != "unknown" else None,
         published=_published(config),

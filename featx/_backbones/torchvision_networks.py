@@ -6,20 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from torchvision import models
 
-from featx._backbones.catalog import (
-    TORCHVISION_PREFIX,
-    BackboneEntry,
-    network_figures,
-)
+from featx._backbones.catalog import TORCHVISION_PREFIX, BackboneEntry, network_figures
 from featx._backbones.downloads import TorchHubWeights
-from featx._backbones.fitting import load_tensors
+from featx._backbones.embedding_network import find_classifier
+from featx._backbones.weights import load_tensors
 from featx._errors import InputError
 from featx._images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    from torch import nn
     from torchvision.models import WeightsEnum
 
     from featx._backbones.weights import StateDict
@@ -106,15 +103,13 @@ class TorchvisionNetwork:
 
     def classifier(self, module: nn.Module) -> tuple[str, ...]:
         """Return the last layer, and the classifiers that serve the training alone."""
-        if self.tag.name == _FEATURES_ONLY:
-            return ("classifier",)
-        return (_last_layer(module), *_TRAINING_HEADS)
+        last = "classifier" if self.tag.name == _FEATURES_ONLY else find_classifier(module)
+        return tuple(filter(None, (last, *_TRAINING_HEADS)))
 
-    def penultimate(self, module: nn.Module) -> str:
+    def penultimate(self, module: nn.Module) -> str | None:
         """Return the last layer: what goes into it is the penultimate vector, or map."""
-        if self.tag.name == _FEATURES_ONLY:
-            return _FEATURES_ONLY_LAYER
-        return _last_layer(module)
+        is_cut = self.tag.name == _FEATURES_ONLY
+        return _FEATURES_ONLY_LAYER if is_cut else find_classifier(module)
 
 
 def find_torchvision_network(name: str, image_size: int | None) -> TorchvisionNetwork | None:
@@ -153,7 +148,7 @@ def torchvision_entry(name: str) -> BackboneEntry:
     """
     architecture, tag_name = _split(name)
     tag = models.get_model_weights(architecture)[tag_name]
-    dimension = network_figures(TORCHVISION_PREFIX + architecture).dimension
+    dimension, _, _ = network_figures(TORCHVISION_PREFIX + architecture)
     top1 = tag.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1")
     return BackboneEntry(
         name=name,
@@ -171,12 +166,3 @@ def torchvision_entry(name: str) -> BackboneEntry:
 def _split(name: str) -> tuple[str, str]:
     architecture, _, tag = name.removeprefix(TORCHVISION_PREFIX).partition(".")
     return architecture, tag
-
-
-def _last_layer(module: nn.Module) -> str:
-    layers: list[str] = [
-        name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)
-    ]
-    if not layers:  # SqueezeNet classifies with a convolution
-        layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)]
-    return layers[-1]

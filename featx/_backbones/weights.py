@@ -1,4 +1,4 @@
-"""Weights: read from disk without running anything, and checked against what is known of them."""
+"""Weights: read from disk without running anything, checked, and fitted to a network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
+from torch import nn
 
 from featx._errors import InputError, WeightsError
 
@@ -24,6 +25,11 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Under which key training scripts keep the tensors of a network among other things.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _DATA_PARALLEL = "module."
+
+_SHOWN = 5
+
+# BatchNorm counts its training steps; nothing that is computed in eval mode depends on them.
+_COUNTER = "num_batches_tracked"
 
 _PINNED = re.compile(r"(?P<path>.+)#sha256=(?P<sha256>[^#]*)", re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -152,14 +158,79 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def without_parallel_prefix(tensors: StateDict) -> StateDict:
-    """Return the tensors without the ``module.`` that DataParallel puts before every name.
+def load_tensors(
+    module: nn.Module, tensors: StateDict, classifier: Sequence[str], source: str
+) -> tuple[str, ...]:
+    """Copy the tensors of a file into a network, which is unchanged if they do not fit.
 
-    Examples
-    --------
-    >>> list(without_parallel_prefix({"module.fc.bias": torch.zeros(1)}))
-    ['fc.bias']
+    Tensors of the ``classifier``, the modules that only features do not need, may be missing,
+    unexpected or of another number of classes, and are then left as they are; their names are
+    returned. A ``module.`` before every name is left out.
+
+    Raises
+    ------
+    WeightsError
+        When other tensors are missing, unexpected or of another shape: with their numbers and the
+        first names.
     """
-    if not all(name.startswith(_DATA_PARALLEL) for name in tensors):
-        return tensors
-    return {name.removeprefix(_DATA_PARALLEL): tensor for name, tensor in tensors.items()}
+    if all(name.startswith(_DATA_PARALLEL) for name in tensors):
+        tensors = {name.removeprefix(_DATA_PARALLEL): tensor for name, tensor in tensors.items()}
+    wanted = module.state_dict()
+    misfits = _compare(tensors, wanted)
+    serious = {
+        kind: [shown for name, shown in names.items() if not _is_inside(name, classifier)]
+        for kind, names in misfits.items()
+    }
+    if any(serious.values()):
+        counted = (f"{len(n)} {kind} ({_first(n)})" for kind, n in serious.items() if n)
+        raise WeightsError(
+            f"The tensors of {source} do not fit the network ({len(wanted)} tensors): "
+            f"{'; '.join(counted)}; give the weights of this very architecture, with its names"
+        )
+    ignored = [name for names in misfits.values() for name in names]
+    module.load_state_dict(
+        {name: tensor for name, tensor in tensors.items() if name not in ignored}, strict=False
+    )
+    return tuple(ignored)
+
+
+def check_finite(module: nn.Module, classifier: Sequence[str], source: str) -> None:
+    """Raise WeightsError for a network that could only compute NaN.
+
+    A tensor outside its ``classifier`` holds it: its training broke down, or its file did.
+    """
+    broken = [
+        name
+        for name, tensor in module.state_dict().items()
+        if tensor.is_floating_point()
+        and not _is_inside(name, classifier)
+        and bool(tensor.isnan().any())
+    ]
+    if broken:
+        raise WeightsError(
+            f"{len(broken)} tensors of {source} hold NaN ({_first(broken)}), so every embedding "
+            "would be NaN; give the weights of a training that did not diverge"
+        )
+
+
+def _compare(tensors: StateDict, wanted: StateDict) -> dict[str, dict[str, str]]:
+    """Return the names that do not fit, and how to show them, by what is the matter with them."""
+    missing = {name: name for name in wanted if name not in tensors}
+    unexpected = {name: name for name in sorted(tensors) if name not in wanted}
+    mismatched = {
+        name: f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    }
+    for names in (missing, unexpected):
+        for name in [name for name in names if name.endswith(_COUNTER)]:
+            del names[name]
+    return {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+
+
+def _is_inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from sklearn.utils.validation import check_is_fitted
 
 from featx._backbones.embedding_network import has_features_and_head
-from featx._backbones.fitting import load_tensors
 from featx._backbones.frozen import FrozenBackbone
+from featx._backbones.weights import load_tensors
 from featx._checks import brief
 from featx._errors import InputError, SchemaError
 from featx._extraction.contents import checked_images

@@ -32,9 +32,9 @@ from weights_files import (
 
 from featx import ImageEmbedder, load_backbone
 from featx._backbones import providers, timm_networks
-from featx._backbones.fitting import check_finite
 from featx._backbones.providers import BackboneReference
 from featx._backbones.torchvision_networks import find_torchvision_network, torchvision_names
+from featx._backbones.weights import check_finite
 from featx._cli.backbones import app
 from featx._errors import InputError, WeightsError
 
