@@ -55,9 +55,9 @@ class Output:
         return self.path.with_name(f".{self.path.name}.lock")
 
     def leftovers(self) -> list[Path]:
-        """Return the temporary files that are there."""
+        """Return the temporary files that are there, or may be."""
         if not self.is_dataset:
-            return [path for path in [temporary_of(self.path)] if path.exists()]
+            return [temporary_of(self.path)]
         return [
             path
             for path in self.path.glob(".*.tmp")
@@ -132,7 +132,7 @@ def hold_output(output: Output) -> Iterator[None]:
             raise InputError(f"Cannot write {output.path}: {error.strerror}") from error
         try:
             for path in output.leftovers():
-                path.unlink()
+                path.unlink(missing_ok=True)
             yield
         finally:
             # Removed while it is held: nobody else can hold a lock on a file of this name.

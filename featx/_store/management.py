@@ -238,8 +238,7 @@ def prune_cache(root: Path, *, max_bytes: int | None, unused_days: float | None)
         limit = total_bytes(root) if max_bytes is None else max_bytes
         dropped = drop_oldest(root, limit, unused_since=since)
     n_shards = sum(SHARDS.fullmatch(path.name) is not None for path in dropped)
-    n_bytes = sum(dropped.values())
-    return RemovalReport(n_shards, n_bytes, temporary, void, _all_bytes(root))
+    return RemovalReport(n_shards, sum(dropped.values()), temporary, void, _all_bytes(root))
 
 
 def clear_cache(root: Path, *, fingerprint: str | None) -> RemovalReport:
