@@ -169,7 +169,7 @@ class ChecksInSetParams(Colours):
         return super().set_params(**parameters)
 
 
-@breaks("check_get_params_invariance")
+@breaks("check_get_params_invariance", "check_parameters_default_constructible")
 class HidesParameter(Colours):
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         return super().get_params() | ({"scale": 2.0} if deep else {})
@@ -182,7 +182,7 @@ class KeepsOldValue(Colours):
         return super().set_params(**given)
 
 
-@breaks("check_set_params_takes_effect")
+@breaks("check_parameters_default_constructible", "check_set_params_takes_effect")
 class SetParamsReturnsNone(Colours):
     def set_params(self, **parameters: Any) -> Any:
         super().set_params(**parameters)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
 import os
 import re
 import tempfile
 import warnings
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -221,9 +221,11 @@ def _form_check(form: str) -> None:
                 f"the same pixels give other rows as {form}",
             )
 
-    body.__name__ = body.__qualname__ = f"check_input_form_{form}"
-    body.__doc__ = f"The same pixels give the same rows as {form}, unless that form is refused."
-    image_check(body)
+    image_check(
+        body,
+        f"check_input_form_{form}",
+        f"The same pixels give the same rows as {form}, unless that form is refused.",
+    )
 
 
 # A refusal skips the check of a form, so that it is seen; other rows fail it.
@@ -288,10 +290,8 @@ def _frame_check(name: str, library: str, *, everywhere: bool) -> None:
     def body(subject: Subject) -> None:
         estimator = subject.fresh()
         _skip_without_set_output(estimator)
-        try:
-            importlib.import_module(library)
-        except ImportError:
-            raise SkipTest(f"{library} is not installed") from None
+        if find_spec(library) is None:
+            raise SkipTest(f"{library} is not installed")
         plain = subject.fitted().transform(subject.images)
         if hasattr(plain, "toarray"):
             raise SkipTest("its output is sparse, which no data frame holds")
@@ -305,10 +305,8 @@ def _frame_check(name: str, library: str, *, everywhere: bool) -> None:
         for frame in frames:
             _require_frame(subject, frame, library, plain, estimator.get_feature_names_out())
 
-    body.__name__ = body.__qualname__ = name
     where = "scikit-learn's configuration" if everywhere else "set_output"
-    body.__doc__ = f"Asked by {where}, it gives a {library} data frame of its rows."
-    image_check(body)
+    image_check(body, name, f"Asked by {where}, it gives a {library} data frame of its rows.")
 
 
 def _require_frame(subject: Subject, frame: Any, library: str, rows: Any, names: Any) -> None:

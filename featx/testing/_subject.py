@@ -104,15 +104,17 @@ CHECKS: dict[str, list[Check]] = {}
 """The checks of each file, in their order."""
 
 
-def image_check(body: Callable[[Subject], None]) -> Check:
+def image_check(
+    body: Callable[[Subject], None], name: str | None = None, doc: str | None = None
+) -> Check:
     """Turn a function of a subject into a check: a function of a transformer and images."""
 
     def check(estimator: Any, images: Sequence[Any] | None = None) -> None:
         body(Subject(estimator, images))
 
     # Not functools.wraps, which would also give it the signature of the body.
-    check.__module__, check.__doc__ = body.__module__, body.__doc__
-    check.__name__ = check.__qualname__ = body.__name__
+    check.__module__, check.__doc__ = body.__module__, doc or body.__doc__
+    check.__name__ = check.__qualname__ = name or body.__name__
     CHECKS.setdefault(body.__module__, []).append(check)
     return check
 
@@ -142,28 +144,20 @@ def rows_are_alike(rows: npt.NDArray[Any]) -> bool:
 
 def snapshot(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a hash of each value, so that a change inside one is seen later."""
-    return {name: _hash(value) for name, value in values.items()}
+    hashes: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            hashes[name] = joblib.hash(value)
+        except Exception:
+            # What cannot be pickled, such as a lock or a lambda, is itself and no other.
+            hashes[name] = (id(value), value)
+    return hashes
 
 
 def changed_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return the names of two snapshots that were added, removed or changed."""
     names = before.keys() | after.keys()
-    absent = object()
-    return sorted(
-        name for name in names if not _same(before.get(name, absent), after.get(name, absent))
-    )
-
-
-def _same(before: Any, after: Any) -> bool:
-    return before is after or (isinstance(before, str) and before == after)
-
-
-def _hash(value: Any) -> Any:
-    try:
-        return joblib.hash(value)
-    except Exception:
-        # What cannot be pickled, such as a lock or a lambda, stands for itself.
-        return value
+    return sorted(name for name in names if before.get(name) != after.get(name))
 
 
 def _tolerance(rows: npt.NDArray[Any]) -> float:

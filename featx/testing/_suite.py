@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import SkipTest
 
-from featx._errors import InputError, did_you_mean
+from featx._checks import check_choice
 from featx.testing import _rows as rows
 from featx.testing import _state as state
 from featx.testing._subject import CHECKS, Subject
@@ -122,7 +122,8 @@ def check_image_transformer(
     {'passed'}
     """
     expected = dict(expected_failed_checks or {})
-    _refuse_unknown_names(expected)
+    for name in expected:
+        check_choice("expected_failed_checks", name, [check.__name__ for check in _CHECKS])
     Subject(estimator, images)  # refuses what cannot be tried, before it looks like a failed check
     results: list[CheckResult] = []
     failures: dict[str, Exception] = {}
@@ -144,16 +145,6 @@ def check_image_transformer(
     if failures:
         raise _report(type(estimator).__name__, failures)
     return results
-
-
-def _refuse_unknown_names(expected: Mapping[str, str]) -> None:
-    known = [check.__name__ for check in _CHECKS]
-    for name in expected:
-        if name not in known:
-            raise InputError(
-                f"Got the expected failure {name!r} but there is no such check"
-                f"{did_you_mean(name, known)}"
-            )
 
 
 def _report(transformer: str, failures: Mapping[str, Exception]) -> ExceptionGroup[Exception]:
