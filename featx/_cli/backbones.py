@@ -27,12 +27,7 @@ class _ListByDefault(TyperGroup):
 app = typer.Typer(
     cls=_ListByDefault,
     help="List the networks that are known by name, and get their weights.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
-
-Name = Annotated[str, typer.Argument(help="A network, as the list has it.")]
-Weights = Annotated[str, typer.Option(help="'default', a tag, or a weights file of one's own.")]
 
 
 @app.command(_LIST)
@@ -54,12 +49,18 @@ def backbones(
             help="Print the recipe of this network's embeddings, which models and exports name.",
         ),
     ] = None,
-    weights: Weights = "default",
+    weights: options.Weights = "default",
     as_json: options.AsJson = False,
 ) -> None:
     """List the networks that are known by name, with their figures."""
     if fingerprint is not None:
-        _print_fingerprint(fingerprint, weights, as_json)
+        from featx._embedder import ImageEmbedder
+
+        provenance = ImageEmbedder(fingerprint, weights=weights, cache=None).get_provenance()
+        if as_json:
+            printing.print_json(provenance)
+        else:
+            typer.echo(provenance["recipe"])
         return
 
     from featx._backbones.listing import list_backbones
@@ -88,7 +89,9 @@ def backbones(
 
 
 @app.command()
-def download(name: Name) -> None:
+def download(
+    name: Annotated[str, typer.Argument(help="A network, as the list has it.")],
+) -> None:
     """Download the weights of a network, into the cache of the library that publishes them."""
     from featx._backbones.providers import load_backbone
 
@@ -113,13 +116,3 @@ def _row(entry: BackboneEntry) -> tuple[str, ...]:
         entry.source,
         "installed" if entry.installed else entry.install_command or "",
     )
-
-
-def _print_fingerprint(name: str, weights: str, as_json: bool) -> None:
-    from featx._embedder import ImageEmbedder
-
-    provenance = ImageEmbedder(name, weights=weights, cache=None).get_provenance()
-    if as_json:
-        printing.print_json(provenance)
-    else:
-        typer.echo(provenance["recipe"])

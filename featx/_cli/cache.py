@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -146,9 +146,8 @@ def parse_size(text: str) -> int:
 
 def format_bytes(n_bytes: int) -> str:
     """Return a number of bytes for people."""
-    if n_bytes >= _UNITS["G"]:
-        return f"{n_bytes / _UNITS['G']:.1f} GB"
-    return f"{n_bytes / _UNITS['M']:.1f} MB"
+    unit = "G" if n_bytes >= _UNITS["G"] else "M"
+    return f"{n_bytes / _UNITS[unit]:.1f} {unit}B"
 
 
 def _open(folder: str) -> EmbeddingCache:
@@ -163,29 +162,21 @@ def _open(folder: str) -> EmbeddingCache:
 
 
 def _row(table: TableInfo) -> tuple[str, ...]:
-    if table.last_used is None:
-        last_use = "-"
-    else:
+    last_use = "-"
+    if table.last_used is not None:
         last_use = time.strftime("%Y-%m-%d %H:%M", time.localtime(table.last_used))
+    values = [(table.recipe or {}).get(key) for key in _SHOWN_OF_A_RECIPE]
+    words = [" + ".join(map(str, each)) if isinstance(each, list) else each for each in values]
+    if table.dimension is not None:
+        words.append(f"{table.dimension} numbers each")
     return (
         table.fingerprint,
         str(table.n_rows),
         str(table.n_shards),
         format_bytes(table.n_bytes),
         last_use,
-        _in_words(table),
+        ", ".join(str(word) for word in words if word),
     )
-
-
-def _in_words(table: TableInfo) -> str:
-    recipe = table.recipe or {}
-    size = "" if table.dimension is None else f"{table.dimension} numbers each"
-    words = [_as_text(recipe[key]) for key in _SHOWN_OF_A_RECIPE if key in recipe]
-    return ", ".join(part for part in (*words, size) if part)
-
-
-def _as_text(value: Any) -> str:
-    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _print_removal(report: RemovalReport, as_json: bool) -> None:

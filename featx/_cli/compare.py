@@ -14,8 +14,6 @@ from featx._errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pandas as pd
-
     from featx._comparison.comparison import Comparison
 
 
@@ -50,7 +48,7 @@ def compare(
     ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="A CSV file with a row per training, kept as they are done."),
+        options.out_file("A CSV file with a row per training, kept as they are done."),
     ] = None,
     skip_unreadable: options.SkipUnreadable = False,
     path_column: options.PathColumn = "path",
@@ -65,17 +63,14 @@ def compare(
     test_images = options.load_labelled(test, path_column, label_column)
 
     from featx._comparison.compare import compare_strategies
-    from featx._files import output_file
 
-    if out is not None:
-        output_file(out)  # refused before the work
     with options.advice_on_unreadable(skip_unreadable), printing.warnings_as_remarks():
         comparison = compare_strategies(
             images.data,
             images.target,
             X_test=test_images and test_images.data,
             y_test=test_images and test_images.target,
-            strategies=options.names_or(strategies, "default", "all"),
+            strategies=options.one_or_several(strategies),
             embedder=embedder(),
             labels_per_class=list(map(_parse_budget, options.split_names(labels_per_class))),
             cv=folds,
@@ -134,44 +129,45 @@ def _print_comparison(comparison: Comparison, folds: int | None) -> None:
             f"{labels.capitalize()}: {first['train_images']:.0f} images to train on, "
             f"{first['test_images']} to test, {source}; 95 % intervals:"
         )
-        _print_strategies(table)
+        printing.print_table(
+            (
+                "strategy",
+                "accuracy",
+                "interval",
+                "gain",
+                "interval",
+                "training",
+                "cost",
+                "prediction",
+            ),
+            [_row(row) for row in table.to_dict("records")],
+        )
         typer.echo()
     if summary["labels_per_class"].nunique() > 1:
-        _print_curves(comparison.learning_curves())
+        curves = comparison.learning_curves()
+        typer.echo("Accuracy by labels of each class:")
+        printing.print_table(
+            ("strategy", *map(str, curves.columns)),
+            [
+                (str(name), *(f"{accuracy:.3f}" for accuracy in row))
+                for name, *row in curves.itertuples()
+            ],
+        )
         typer.echo()
     typer.echo(comparison.verdict())
 
 
-def _print_strategies(table: pd.DataFrame) -> None:
-    printing.print_table(
-        ("strategy", "accuracy", "interval", "gain", "interval", "training", "cost", "prediction"),
-        [
-            (
-                row["description"],
-                f"{row['accuracy']:.3f}",
-                f"{row['low']:.3f} to {row['high']:.3f}",
-                *_shown_gain(row),
-                f"{row['fit_seconds']:.1f} s",
-                f"{row['cost']:.1f} ×",
-                f"{row['predict_seconds'] * 1000:.1f} ms",
-            )
-            for row in table.to_dict("records")
-        ],
-    )
-
-
-def _shown_gain(row: dict[Any, Any]) -> tuple[str, str]:
+def _row(row: dict[Any, Any]) -> tuple[str, ...]:
+    gain, interval = f"{row['gain']:+.3f}", f"{row['gain_low']:+.3f} to {row['gain_high']:+.3f}"
     if row["gain_low"] == row["gain_high"]:
-        return "–", ""
-    return f"{row['gain']:+.3f}", f"{row['gain_low']:+.3f} to {row['gain_high']:+.3f}"
-
-
-def _print_curves(curves: pd.DataFrame) -> None:
-    typer.echo("Accuracy by labels of each class:")
-    printing.print_table(
-        ("strategy", *(str(budget) for budget in curves.columns)),
-        [
-            (str(name), *(f"{accuracy:.3f}" for accuracy in row))
-            for name, row in zip(curves.index, curves.to_numpy(), strict=True)
-        ],
+        gain, interval = printing.NOT_KNOWN, ""
+    return (
+        row["description"],
+        f"{row['accuracy']:.3f}",
+        f"{row['low']:.3f} to {row['high']:.3f}",
+        gain,
+        interval,
+        f"{row['fit_seconds']:.1f} s",
+        f"{row['cost']:.1f} ×",
+        f"{row['predict_seconds'] * 1000:.1f} ms",
     )

@@ -14,8 +14,15 @@ from typing import Annotated, Any
 import typer
 
 from featx._errors import ImageDecodeError
+from featx._files import output_file
 
 LABEL = "label"
+
+
+def out_file(what: str) -> Any:
+    """Return the option of a file to write, which is refused before the work."""
+    return typer.Option(help=what, callback=lambda out: out and output_file(out))
+
 
 _IMAGES = "A folder or archive (.zip, .tar) of images, or a table (.csv, .tsv, .parquet) of them"
 Images = Annotated[Path, typer.Argument(help=f"{_IMAGES}.")]
@@ -30,7 +37,6 @@ Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', …"
 Cache = Annotated[
     str, typer.Option(help="Folder that keeps embeddings; 'auto' is the user's, 'off' keeps none.")
 ]
-OutTable = Annotated[Path | None, typer.Option(help="A CSV file for the whole table.")]
 TestImages = Annotated[Path | None, typer.Option(help="Held-out images, as a folder or a table.")]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")
@@ -75,8 +81,8 @@ def make_embedder(
     return ImageEmbedder(
         backbone,
         weights=weights,
-        layers=_one_or_several(layers),
-        pooling=_one_or_several(pooling),
+        layers=one_or_several(layers),
+        pooling=one_or_several(pooling),
         views=views,
         image_size=image_size,
         device=device,
@@ -122,13 +128,9 @@ def split_names(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def names_or(choice: str, *words: str) -> str | list[str]:
-    """Return the names that commas separate, or one of some words as it is."""
-    return choice if choice in words else split_names(choice)
-
-
-def _one_or_several(names: str) -> str | list[str]:
-    parts = [name.strip() for name in names.split(",")]
+def one_or_several(names: str) -> str | list[str]:
+    """Return the names that commas separate, or the only one as it is: it may be a word for all."""
+    parts = split_names(names)
     return parts[0] if len(parts) == 1 else parts
 
 

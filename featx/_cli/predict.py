@@ -14,7 +14,7 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A model that 'featx select' wrote.")],
     images: options.ImagesOrList,
     out: Annotated[
-        Path | None, typer.Option(help="The CSV file to write; stdout by default.")
+        Path | None, options.out_file("The CSV file to write; stdout by default.")
     ] = None,
     device: options.Device = "auto",
     cache: options.Cache = "auto",
@@ -25,12 +25,9 @@ def predict(
     """Write path, label and probability of new images as CSV."""
     found = options.load_unlabelled(images, path_column, None)
 
-    from featx._files import output_file
     from featx._persistence import load_model
     from featx._prediction import predict_images
 
-    if out is not None:
-        output_file(out)  # refused before the work
     with options.advice_on_unreadable(skip_unreadable):
         predictions, failures = predict_images(
             load_model(model),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from featx._cli import options, printing
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @options.with_embedder_options("backbone", "weights", "runtime", "precision")
@@ -30,7 +28,7 @@ def rank(
             "the order."
         ),
     ] = "linear_probe,logme,knn",
-    out: options.OutTable = None,
+    out: Annotated[Path | None, options.out_file("A CSV file for the whole table.")] = None,
     skip_missing: Annotated[
         bool,
         typer.Option("--skip-missing", help="Leave out networks whose weights are not here."),
@@ -49,11 +47,8 @@ def rank(
     """
     images = options.load_labelled(data, path_column, label_column)
 
-    from featx._files import output_file
     from featx._selection.ranking import rank_backbones
 
-    if out is not None:
-        output_file(out)  # refused before the work
     names = options.split_names(scores)
     with options.advice_on_unreadable(skip_unreadable), printing.warnings_as_remarks():
         table = rank_backbones(
@@ -71,19 +66,14 @@ def rank(
     if as_json:
         printing.print_json(table.to_dict("records"))
         return
-    _print_ranking(table, list(dict.fromkeys(names)))
-    if out is not None:
-        typer.echo(f"Wrote {out}")
-
-
-def _print_ranking(table: pd.DataFrame, scores: list[str]) -> None:
+    shown = list(dict.fromkeys(names))
     printing.print_table(
-        ("rank", "backbone", *scores, "ms per image", "parameters", "dimension", "image size"),
+        ("rank", "backbone", *shown, "ms per image", "parameters", "dimension", "image size"),
         [
             (
                 str(row["rank"]),
                 row["backbone"],
-                *(printing.figure(row[score], ".3f") for score in scores),
+                *(printing.figure(row[score], ".3f") for score in shown),
                 printing.figure(row["seconds_per_image"] * 1000, ".1f"),
                 f"{row['parameters']:.1f} M",
                 str(row["dimension"]),
@@ -92,3 +82,5 @@ def _print_ranking(table: pd.DataFrame, scores: list[str]) -> None:
             for row in table.to_dict("records")
         ],
     )
+    if out is not None:
+        typer.echo(f"Wrote {out}")

@@ -44,7 +44,7 @@ def select(
         selection = select_model(
             train_images,
             test_images,
-            heads=options.names_or(heads, "all"),
+            heads=options.one_or_several(heads),
             embedder=embedder(),
             cv=folds,
             n_jobs=jobs,

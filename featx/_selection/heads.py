@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sklearn.ensemble import RandomForestClassifier
@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from featx._errors import InputError, did_you_mean
+from featx._checks import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +37,7 @@ class Head:
     name: str
     scaler: Any
     classifier: Any
-    grid: dict[str, list[Any]] = field(default_factory=dict)
+    grid: dict[str, list[Any]]
 
 
 def make_heads(random_state: int | None = 0) -> list[Head]:
@@ -79,11 +79,6 @@ def make_heads(random_state: int | None = 0) -> list[Head]:
 def choose_heads(heads: str | Iterable[str] = "all", random_state: int | None = 0) -> list[Head]:
     """Return the heads of one name, of several, or of all; the seed is that of those that draw.
 
-    Raises
-    ------
-    InputError
-        When a name is not known, or none is given.
-
     Examples
     --------
     >>> from featx._selection.heads import choose_heads
@@ -97,11 +92,10 @@ def choose_heads(heads: str | Iterable[str] = "all", random_state: int | None = 
         names = list(dict.fromkeys(heads))
     expected = f"'all' or some of {', '.join(known)}"
     if not names:
-        raise InputError(f"Got no heads but expected {expected}")
+        raise refuse("heads", names, expected)
     for name in names:
         if name not in known:
-            hint = did_you_mean(str(name), known)
-            raise InputError(f"Got head {name!r} but expected {expected}{hint}")
+            raise refuse("heads", name, expected, known)
     return [known[name] for name in names]
 
 

@@ -1,4 +1,4 @@
-"""Labelled embeddings: the images of a set that could be read, and a model's score on them."""
+"""Labelled embeddings: the images of a set that could be read, and a score on them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from featx._parquet.embeddings import write_embeddings
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from sklearn.pipeline import Pipeline
 
     from featx._embedder import ImageEmbedder
     from featx._errors import DecodeFailure
@@ -60,13 +58,7 @@ class LabelledEmbeddings:
 def embed_labelled(
     images: Any, labels: Any, embedder: ImageEmbedder, *, skip_unreadable: bool
 ) -> LabelledEmbeddings:
-    """Embed labelled images, all in one go; the embedder is not changed.
-
-    Raises
-    ------
-    ImageDecodeError
-        When an image cannot be read and ``skip_unreadable`` is False, or when none can.
-    """
+    """Embed labelled images, all in one go; the embedder is not changed."""
     tolerant = clone(embedder).set_params(on_error="nan" if skip_unreadable else "raise")
     items = as_image_list(images)
     extraction = tolerant.extract(items)
@@ -111,9 +103,3 @@ class HeldOutScore:
         """Lower and upper end of the interval (Wilson, 1927)."""
         interval = binomtest(self.correct, self.total).proportion_ci(method="wilson")
         return float(interval.low), float(interval.high)
-
-
-def score_held_out(model: Pipeline, test: LabelledEmbeddings) -> HeldOutScore:
-    """Return the score of a fitted model on what its first step, the embedder, would make."""
-    predicted = model[1:].predict(test.vectors)
-    return HeldOutScore(int(np.sum(predicted == test.labels)), len(test.labels))

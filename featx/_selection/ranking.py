@@ -15,7 +15,7 @@ from sklearn.base import clone
 from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.listing import list_backbones
 from featx._backbones.providers import load_backbone
-from featx._checks import check_choice
+from featx._checks import check_choice, refuse
 from featx._embedder import ImageEmbedder
 from featx._errors import ImageDecodeWarning, InputError, WeightsError
 from featx._images.sources import as_image_list
@@ -140,31 +140,20 @@ def rank_backbones(
     items = as_image_list(X)
     _check_labels(items, y, names)
     check_choice("on_missing", on_missing, ("raise", "skip"))
-    candidates = _with_weights(candidates, prototype, on_missing)
+    embedders = [_embedder_of(candidate, prototype) for candidate in candidates]
+    embedders = _with_weights(embedders, on_missing)
     if skip_unreadable:
-        items, y = _readable(items, y, _embedder_of(candidates[0], prototype))
+        items, y = _readable(items, y, embedders[0])
         _check_labels(items, y, names)
-    rows = [
-        _describe(candidate, prototype, items, y, names, timed_images) for candidate in candidates
-    ]
+    rows = [_describe(each, items, y, names, timed_images) for each in embedders]
     return order_by_rank(pd.DataFrame(rows), names)
 
 
 def order_by_rank(table: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
-    """Return a table of scores with their ranks, the best row first.
+    """Return a table of networks with their ranks by some columns of scores, the best row first.
 
-    Parameters
-    ----------
-    table : DataFrame
-        One row per network, its name first, with a column for each score, greater is better.
-    scores : sequence of str
-        The columns that count: the first decides, the next ones where it is equal.
-
-    Returns
-    -------
-    DataFrame
-        With ``rank`` after the name, 1 for the best, and ``<score>_rank`` after each score. A
-        network without a score (NaN) comes after those that have it.
+    The first score decides, the next ones where it is equal. A network without a score (NaN) comes
+    after those that have it.
 
     Examples
     --------
@@ -193,7 +182,7 @@ def order_by_rank(table: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
 def _checked_scores(scores: str | Iterable[str]) -> list[str]:
     names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
     if not names:
-        raise InputError(f"Got no scores but expected some of {', '.join(SCORES)}")
+        raise refuse("scores", names, f"some of {', '.join(SCORES)}")
     for name in names:
         check_choice("scores", name, SCORES)
     return names
@@ -202,22 +191,18 @@ def _checked_scores(scores: str | Iterable[str]) -> list[str]:
 def _checked_backbones(
     backbones: Iterable[str | FrozenBackbone] | None,
 ) -> list[str | FrozenBackbone]:
-    expected = "names of networks, or what load_backbone returns"
     if backbones is None:
         backbones = [entry.name for entry in list_backbones(installed=True)]
     elif isinstance(backbones, str | FrozenBackbone):
         backbones = [backbones]
     candidates = list(backbones)
+    expected = "names of networks, or what load_backbone returns"
     if not candidates:
-        raise InputError(f"Got no backbones but expected {expected}")
+        raise refuse("backbones", candidates, expected)
     for candidate in candidates:
         if not isinstance(candidate, str | FrozenBackbone):
-            raise InputError(f"Got {candidate!r} among the backbones but expected {expected}")
+            raise refuse("backbones", candidate, expected)
     return list(dict.fromkeys(candidates))
-
-
-def _name(candidate: str | FrozenBackbone) -> str:
-    return candidate if isinstance(candidate, str) else candidate.name
 
 
 def _prototype(embedder: ImageEmbedder | None, layers: Any, pooling: Any) -> ImageEmbedder:
@@ -238,37 +223,41 @@ def _check_labels(items: Sequence[Any], y: Any, scores: Sequence[str]) -> None:
         check_folds(y, PROBE_FOLDS, "leave the linear probe out")
 
 
-def _embedder_of(candidate: str | FrozenBackbone, prototype: ImageEmbedder) -> ImageEmbedder:
-    embedder: ImageEmbedder = clone(prototype).set_params(backbone=candidate)
-    if isinstance(candidate, FrozenBackbone):
+def _embedder_of(backbone: str | FrozenBackbone, prototype: ImageEmbedder) -> ImageEmbedder:
+    embedder: ImageEmbedder = clone(prototype).set_params(backbone=backbone)
+    if isinstance(backbone, FrozenBackbone):
         # It has weights and an image size of its own.
         embedder.set_params(weights="default", image_size=None)
     return embedder
 
 
-def _load(candidate: str | FrozenBackbone, prototype: ImageEmbedder) -> FrozenBackbone:
-    if isinstance(candidate, FrozenBackbone):
-        return candidate
-    return load_backbone(candidate, weights=prototype.weights, image_size=prototype.image_size)
+def _name(backbone: str | FrozenBackbone) -> str:
+    return backbone if isinstance(backbone, str) else backbone.name
 
 
-def _with_weights(
-    candidates: Sequence[str | FrozenBackbone], prototype: ImageEmbedder, on_missing: str
-) -> list[str | FrozenBackbone]:
-    """Return the candidates whose weights are here, before hours are spent on the first ones."""
+def _load(embedder: ImageEmbedder) -> FrozenBackbone:
+    if isinstance(embedder.backbone, FrozenBackbone):
+        return embedder.backbone
+    return load_backbone(
+        embedder.backbone, weights=embedder.weights, image_size=embedder.image_size
+    )
+
+
+def _with_weights(embedders: Sequence[ImageEmbedder], on_missing: str) -> list[ImageEmbedder]:
+    """Return those whose weights are here, before hours are spent on the first ones."""
     found = []
-    for candidate in candidates:
+    for embedder in embedders:
         try:
             # Loaded again when its turn comes: many networks may not fit into memory together.
-            _load(candidate, prototype)
+            _load(embedder)
         except WeightsError as error:
             if on_missing == "raise":
                 raise
-            warnings.warn(f"Left out {_name(candidate)}: {error}", UserWarning, stacklevel=3)
+            warnings.warn(f"Left out {_name(embedder.backbone)}: {error}", stacklevel=3)
         else:
-            found.append(candidate)
+            found.append(embedder)
     if not found:
-        names = ", ".join(map(_name, candidates))
+        names = ", ".join(_name(embedder.backbone) for embedder in embedders)
         raise WeightsError(
             f"The weights of none of {names} are on this machine; 'featx backbones --installed' "
             "lists the networks whose weights are"
@@ -286,19 +275,13 @@ def _readable(items: Sequence[Any], y: Any, embedder: ImageEmbedder) -> tuple[li
 
 
 def _describe(
-    candidate: str | FrozenBackbone,
-    prototype: ImageEmbedder,
-    items: Sequence[Any],
-    y: Any,
-    scores: Sequence[str],
-    timed_images: int,
+    embedder: ImageEmbedder, items: Sequence[Any], y: Any, scores: Sequence[str], timed_images: int
 ) -> dict[str, Any]:
     """Return a row of the table."""
-    backbone = _load(candidate, prototype)
-    embedder = _embedder_of(candidate, prototype)
+    backbone = _load(embedder)
     embedded = embed_labelled(items, y, embedder, skip_unreadable=False)
     return {
-        "backbone": _name(candidate),
+        "backbone": _name(embedder.backbone),
         **{name: _score(name, embedded) for name in scores},
         "seconds_per_image": seconds_per_image(embedder, items, timed_images),
         "parameters": sum(part.numel() for part in backbone.module.parameters()) / 1e6,

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -30,7 +31,6 @@ from featx._selection.labelled_embeddings import (
     HeldOutScore,
     LabelledEmbeddings,
     embed_labelled,
-    score_held_out,
 )
 from featx._selection.search import head_search
 
@@ -262,13 +262,17 @@ def select_model(
     search.set_params(estimator__embedder=embedder)
     search.best_estimator_.set_params(embedder__cache=embedder.cache)
     model = _with_probabilities(search, train_set)
+    held_out = None
+    if test_set is not None:
+        predicted = model[1:].predict(test_set.vectors)
+        held_out = HeldOutScore(int(np.sum(predicted == test_set.labels)), len(predicted))
     return Selection(
         search=search,
         model=model,
         scores=tabulate_scores(search),
         train=train_set,
         test=test_set,
-        held_out=None if test_set is None else score_held_out(model, test_set),
+        held_out=held_out,
     )
 
 
@@ -295,20 +299,19 @@ def tabulate_scores(search: GridSearchCV) -> pd.DataFrame:
             "mean": results["mean_test_score"],
             "std": results["std_test_score"],
             "fit_seconds": results["mean_fit_time"],
-            "params": [_chosen_values(params) for params in results["params"]],
+            "params": [
+                {
+                    name.removeprefix("head__"): value
+                    for name, value in params.items()
+                    if name not in ("head", "scaler")
+                }
+                for params in results["params"]
+            ],
             "rank": results["rank_test_score"],
         }
     )
     best = table.sort_values("rank", kind="stable").groupby("head", sort=False).head(1)
     return best.drop(columns="rank").reset_index(drop=True)
-
-
-def _chosen_values(params: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name.removeprefix("head__"): value
-        for name, value in params.items()
-        if name not in ("head", "scaler")
-    }
 
 
 def _drop_impossible_candidates(search: GridSearchCV, fitted_images: int) -> None:

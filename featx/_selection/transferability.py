@@ -7,22 +7,17 @@ different embeddings of the same images can be compared; those of different imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
-from featx._checks import check_whole_number
 from featx._labels import check_embeddings, check_folds, one_hot
 from featx._selection.heads import choose_heads
-
-if TYPE_CHECKING:
-    from sklearn.base import ClassifierMixin
 
 PROBE_FOLDS = 3
 
@@ -55,28 +50,10 @@ def log_me(embeddings: Any, labels: Any) -> float:
     reward overfitting. LogME is its logarithm at the best :math:`\alpha` and :math:`\beta`, divided
     by the number of images, and averaged over the classes.
 
-    Parameters
-    ----------
-    embeddings : array-like of shape (n_images, dimension)
-        Finite numbers; computed with in float64.
-    labels : array-like of shape (n_images,)
-        The class of each image: strings, numbers or anything else that can be told apart.
+    It does not change when all embeddings are multiplied by a number. It is ``inf`` when there are
+    more images than the rank of the embeddings and these reproduce a class to the rounding of
+    float64: its evidence has no bound.
 
-    Returns
-    -------
-    float
-        Greater is better; it does not change when all embeddings are multiplied by a number.
-        ``inf`` when there are more images than the rank of the embeddings and these reproduce a
-        class to the rounding of float64: its evidence has no bound.
-
-    Raises
-    ------
-    InputError
-        When the embeddings are no finite matrix, or the labels are not one per row, are numbers
-        of a regression, are missing, or all the same.
-
-    Notes
-    -----
     It is the supremum of the evidence rather than where some number of fixed-point steps ends (the
     authors' code makes eleven): see `maximum_log_evidence`. The embeddings are neither centred nor
     scaled, as in the paper. Constant ones have the score of no features.
@@ -108,11 +85,6 @@ def nearest_neighbour_score(embeddings: Any, labels: Any, *, n_neighbors: int = 
     classes of the nearer ones. The embeddings are standardised and scaled to unit length, as for
     the heads of a search.
 
-    Raises
-    ------
-    InputError
-        As `log_me` does, or when ``n_neighbors`` is not positive.
-
     References
     ----------
     T. Cover and P. Hart, Nearest neighbor pattern classification, IEEE Transactions on Information
@@ -126,9 +98,9 @@ def nearest_neighbour_score(embeddings: Any, labels: Any, *, n_neighbors: int = 
     1.0
     """
     features, codes = check_embeddings(embeddings, labels)
-    check_whole_number("n_neighbors", n_neighbors, at_least=1)
-    count = min(int(n_neighbors), len(features) - 1)
-    unit = _scaler().fit_transform(features)
+    count = min(n_neighbors, len(features) - 1)
+    (head,) = choose_heads("k_nearest_neighbors")
+    unit = head.scaler.fit_transform(features)
     # Asked without images of its own, it leaves each image out of its neighbours.
     neighbours = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(unit)
     classes = codes[neighbours.kneighbors(return_distance=False)]
@@ -140,19 +112,12 @@ def nearest_neighbour_score(embeddings: Any, labels: Any, *, n_neighbors: int = 
     return float((votes.argmax(axis=1) == codes).mean())
 
 
-def linear_probe_score(
-    embeddings: Any, labels: Any, *, cv: int = PROBE_FOLDS, random_state: int | None = 0
-) -> float:
+def linear_probe_score(embeddings: Any, labels: Any) -> float:
     """Return the cross-validated accuracy of a logistic regression, with nothing tuned.
 
     It is the head ``"logistic_regression"`` of a search with one strength of its penalty, C = 30,
-    and its scaling, learnt in each of ``cv`` stratified, shuffled folds: the dearest of the scores,
-    and what they all approximate.
-
-    Raises
-    ------
-    InputError
-        As `log_me` does, or when a class has fewer images than there are folds.
+    and its scaling, learnt in each of `PROBE_FOLDS` stratified, shuffled folds: the dearest of the
+    scores, and what they all approximate.
 
     Examples
     --------
@@ -165,19 +130,13 @@ def linear_probe_score(
     1.0
     """
     features, codes = check_embeddings(embeddings, labels)
-    check_folds(labels, cv, "leave the linear probe out")
-    (head,) = choose_heads("logistic_regression", random_state)
-    classifier: ClassifierMixin = clone(head.classifier).set_params(C=_PROBE_C)
-    probe = Pipeline([("scaler", head.scaler), ("head", classifier)])
-    folds = StratifiedKFold(cv, shuffle=True, random_state=random_state)
+    check_folds(labels, PROBE_FOLDS, "leave the linear probe out")
+    (head,) = choose_heads("logistic_regression")
+    probe = make_pipeline(head.scaler, head.classifier.set_params(C=_PROBE_C))
+    folds = StratifiedKFold(PROBE_FOLDS, shuffle=True, random_state=0)
     # The matrices are small: several threads for each product cost more than they save.
     with threadpool_limits(1, user_api="blas"):
         return float(cross_val_score(probe, features, codes, cv=folds).mean())
-
-
-def _scaler() -> Any:
-    (head,) = choose_heads("k_nearest_neighbors")
-    return clone(head.scaler)
 
 
 def maximum_log_evidence(projection: Projection) -> np.ndarray:
