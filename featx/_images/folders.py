@@ -77,7 +77,7 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
             "which take flat folders."
         )
     if not classes:
-        raise InputError(_no_images(root, others))
+        raise _no_images(root, others)
     paths = [path for images in classes.values() for path in images]
     labels = [name for name, images in classes.items() for _ in images]
     skipped = sorted(others + unlabelled, key=_parts)
@@ -104,7 +104,7 @@ def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     root = os.fspath(folder)
     paths, skipped = _find_in_archive(root) if _is_in_archive(root) else _find_below(root)
     if not paths:
-        raise InputError(_no_images(root, skipped))
+        raise _no_images(root, skipped)
     return paths, skipped
 
 
@@ -180,10 +180,10 @@ def _find_in_archive(root: str) -> tuple[list[str], list[str]]:
     return images, skipped
 
 
-def _no_images(root: str, others: list[str]) -> str:
+def _no_images(root: str, others: list[str]) -> InputError:
     if not others:
-        return f"Expected images in {root}, got an empty folder."
-    return (
+        return InputError(f"Expected images in {root}, got an empty folder.")
+    return InputError(
         f"Expected images in {root}, got {len(others)} other files or folders, the first "
         f"{others[0]}: images end in .jpg, .png and the like."
     )

@@ -74,7 +74,16 @@ def load_manifest(
         raise InputError(f"No such file: {table}")
     if not table.is_file():
         raise InputError(f"Expected a file, got {table}, which is none.")
-    header, rows = _read(table)
+    suffix = table.suffix.lower()
+    if suffix in _DELIMITERS:
+        header, rows = _read_text(table, _DELIMITERS[suffix])
+    elif suffix in _PARQUET_SUFFIXES:
+        header, rows = _read_parquet(table)
+    else:
+        known = ", ".join([*_DELIMITERS, *_PARQUET_SUFFIXES])
+        raise InputError(
+            f"Cannot tell the format of {table} by its ending, expected one of {known}."
+        )
     paths = _required(path_column, header, rows, table)
     labels = None if label_column is None else _required(label_column, header, rows, table)
     if not rows:
@@ -132,16 +141,6 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # a column of whole numbers with a gap is stored as floats
     return str(value)
-
-
-def _read(table: Path) -> tuple[list[str], list[Row]]:
-    suffix = table.suffix.lower()
-    if suffix in _DELIMITERS:
-        return _read_text(table, _DELIMITERS[suffix])
-    if suffix in _PARQUET_SUFFIXES:
-        return _read_parquet(table)
-    known = ", ".join([*_DELIMITERS, *_PARQUET_SUFFIXES])
-    raise InputError(f"Cannot tell the format of {table} by its ending, expected one of {known}.")
 
 
 def _read_text(table: Path, delimiter: str) -> tuple[list[str], list[Row]]:

@@ -111,7 +111,12 @@ def pixels_from_pillow(
     if image.mode == "F":
         pixels = _gray_to_rgb(_scaled_floats(_values(image, source), source))
     elif image.mode.startswith("I") or scale.stored_as == "int8":
-        pixels = _gray_to_rgb(_scaled_integers(image, scale, source))
+        values = _values(image, source)
+        gray = gray_of_integers(values, scale, source)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            gray[values == transparent] = BACKGROUND[0]
+        pixels = _gray_to_rgb(gray)
     else:
         pixels = _converted_by_pillow(image, source)
     if file.format == "XBM":  # its ones are ink, but Pillow makes them white
@@ -127,15 +132,6 @@ def _converted_by_pillow(image: Image.Image, source: str) -> PixelArray:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
         return np.array(image.convert("RGB"))
-
-
-def _scaled_integers(image: Image.Image, scale: IntegerScale, source: str) -> PixelArray:
-    values = _values(image, source)
-    gray = gray_of_integers(values, scale, source)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        gray[values == transparent] = BACKGROUND[0]
-    return gray
 
 
 def _values(image: Image.Image, source: str) -> npt.NDArray[Any]:

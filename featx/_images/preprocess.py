@@ -277,7 +277,13 @@ def _resize_and_crop(
     lines = _resize_axis(batch, first, size[first], interpolation)
     lines = lines.narrow(first, corner[first], side)
     if lines.shape[second] < whole:
-        lines = _put_back(lines, second, start, whole)
+        # Put where they were in the image, from whose length torch derives its filter. What is
+        # around them is never looked at, and so is whatever the memory holds.
+        shape = list(lines.shape)
+        shape[second] = whole
+        image = torch.empty(shape, dtype=lines.dtype, memory_format=torch.channels_last)
+        image.narrow(second, start, count).copy_(lines)
+        lines = image
     resized = _resize_axis(lines, second, size[second], interpolation)
     return resized.narrow(second, corner[second], side)
 
@@ -291,18 +297,6 @@ def _lines_needed(
     start = max(0, math.floor(scale * (corner + 0.5) - reach))
     stop = min(length, math.ceil(scale * (corner + side - 0.5) + reach))
     return start, stop - start
-
-
-def _put_back(lines: torch.Tensor, axis: int, start: int, whole: int) -> torch.Tensor:
-    """Put lines where they were in the image, from whose length torch derives its filter.
-
-    What is around them is never looked at, and so is whatever the memory holds.
-    """
-    shape = list(lines.shape)
-    shape[axis] = whole
-    image = torch.empty(shape, dtype=lines.dtype, memory_format=torch.channels_last)
-    image.narrow(axis, start, lines.shape[axis]).copy_(lines)
-    return image
 
 
 def _order_of_passes(batch: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:

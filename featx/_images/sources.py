@@ -28,6 +28,13 @@ _EXPECTED = (
     "(height, width, 3) or tensors (3, height, width); or one array (n, height, width, 3), one "
     "tensor (n, 3, height, width), a Series or a one-column DataFrame"
 )
+_ADVICE = {
+    2: " If this is a single grey image, wrap it in a list, [image].",
+    3: (
+        " If this is a single image, wrap it in a list, [image]; if it is a stack of grey images, "
+        "pass list(images)."
+    ),
+}
 _BYTES_LIKE = (bytes, bytearray, memoryview)
 _CHANNELS = (1, 3)
 _FRAMES = (("pandas", "DataFrame"), ("polars", "DataFrame"))
@@ -117,7 +124,8 @@ def _rows_of_numbers(X: Any) -> list[Any]:
     if is_array and X.shape == (0,):
         return []
     if X.ndim != 4:
-        raise InputError(f"Got {_describe_numbers(X)}; {_EXPECTED}.{_advice(X)}")
+        advice = _ADVICE.get(X.ndim, "")
+        raise InputError(f"Got {_describe_numbers(X)}; {_EXPECTED}.{advice}")
     if X.shape[3 if is_array else 1] not in _CHANNELS:
         layout = "(n, height, width, 3)" if is_array else "(n, 3, height, width)"
         raise InputError(
@@ -125,17 +133,6 @@ def _rows_of_numbers(X: Any) -> list[Any]:
             "reorder the axes (numpy transpose, torch permute)."
         )
     return list(X)
-
-
-def _advice(X: Any) -> str:
-    if X.ndim == 3:
-        return (
-            " If this is a single image, wrap it in a list, [image]; if it is a stack of grey "
-            "images, pass list(images)."
-        )
-    if X.ndim == 2:
-        return " If this is a single grey image, wrap it in a list, [image]."
-    return ""
 
 
 def _rows_of_frame(X: Any) -> list[Any]:
@@ -243,7 +240,10 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
     if isinstance(item, (bytearray, memoryview)):
         return bytes(item)
     if isinstance(item, Image.Image):
-        return pixels_from_pillow(_own_copy(item, source, limits), source, limits, file=item)
+        limits.check_pixels(item.size, source)
+        with lock_of_process("image", (id(item) >> 4) % _IMAGE_LOCKS), library_errors(source):
+            copied = item.copy()
+        return pixels_from_pillow(copied, source, limits, file=item)
     if isinstance(item, np.ndarray):
         return checked_array(np.asarray(item), source)
     if _is_tensor(item):
@@ -275,13 +275,6 @@ def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
         raise ImageDecodeError(source, "not a regular file (a pipe, socket or device)")
     limits.check_bytes(status.st_size, source)
     raise AssertionError  # one of them has raised
-
-
-def _own_copy(image: Image.Image, source: str, limits: Limits) -> Image.Image:
-    limits.check_pixels(image.size, source)
-    lock = lock_of_process("image", (id(image) >> 4) % _IMAGE_LOCKS)
-    with lock, library_errors(source):
-        return image.copy()
 
 
 def _array_of_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:
