@@ -43,6 +43,11 @@ def test_every_public_name_can_be_imported() -> None:
         featx.nothing  # noqa: B018
 
 
+def test_the_runtime_comes_with_the_embedder_while_the_collector_is_paused() -> None:
+    # Imported at the first image it would have the collector walk through all that is there.
+    assert "onnxruntime" in loaded_after("from featx import ImageEmbedder")
+
+
 @pytest.mark.parametrize("before", ["enable", "disable"])
 def test_importing_leaves_the_garbage_collector_as_it_was(before: str) -> None:
     code = f"import gc; gc.{before}(); from featx import list_backbones; print(gc.isenabled())"

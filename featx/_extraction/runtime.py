@@ -21,6 +21,7 @@ import torch
 
 from featx._checks import check_choice, check_whole_number
 from featx._errors import InputError, RuntimeFallbackWarning
+from featx._extraction.onnx_runtime import OnnxRuntime, find_graph
 from featx._files import lock_of_process
 from featx._version import __version__
 
@@ -350,8 +351,6 @@ def torch_threads(threads: int) -> Iterator[None]:
 def _open_runtime(execution: Execution, threads: int, _process: int) -> Runtime:
     backbone, taps, plan = execution.backbone, execution.taps, execution.plan
     if plan.runtime == "onnx":
-        from featx._extraction.onnx_runtime import OnnxRuntime, find_graph
-
         return OnnxRuntime(find_graph(execution), plan.batch_size, threads)
     from featx._extraction.torch_runtime import CompiledRuntime, TorchRuntime, check_precision
 
