@@ -243,7 +243,7 @@ class StatMemo:
                 return None
             try:
                 return work(self._open())
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, UnicodeError) as error:
                 self._left_alone_until = time.monotonic() + SECONDS_AFTER_TROUBLE
                 self._close()
                 if _is_damage(error):
@@ -356,7 +356,9 @@ def _entry(key: bytes, observation: Observation, digest: bytes) -> bytes:
 
 def _is_damage(error: Exception) -> bool:
     # Of other troubles there are classes of their own, but for a table that is not there.
-    return type(error) is sqlite3.DatabaseError or str(error).startswith(("no such", "malformed"))
+    # UnicodeError: what SQLite says of a damaged schema repeats bytes of it.
+    is_plain = isinstance(error, UnicodeError) or type(error) is sqlite3.DatabaseError
+    return is_plain or str(error).startswith(("no such", "malformed"))
 
 
 def _identity(status: os.stat_result) -> bytes | None:

@@ -587,7 +587,8 @@ def test_what_is_cut_short_or_no_database_is_begun_anew(memo: StatMemo, tmp_path
     assert read_files(memo, paths)
     sound = memo.path.read_bytes()
     cut = [sound[:length] for length in range(0, len(sound), 1500)]
-    for content in (*cut, random.Random(0).randbytes(9000), b"?"):
+    no_text = [sound.replace(b"tablememo", b"tablem\xedmo"), sound.replace(b"tablememo", b"t\xed")]
+    for content in (*cut, *no_text, random.Random(0).randbytes(9000), b"?"):
         memo.path.write_bytes(content)
         served = StatMemo(memo.folder).lookup(names)
         assert all(got in (None, want) for got, want in zip(served, expected, strict=True))
