@@ -201,7 +201,7 @@ class Training:
         loss = self._loss(self._logits(values), labels)
         if not torch.isfinite(loss):
             raise DivergedError
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.item()
