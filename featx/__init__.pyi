@@ -23,6 +23,7 @@ from featx._export.export import ExportSummary as ExportSummary
 from featx._export.export import export_embeddings as export_embeddings
 from featx._finetuning.classifier import FineTunedClassifier as FineTunedClassifier
 from featx._finetuning.linear_head import LinearHeadClassifier as LinearHeadClassifier
+from featx._images.folders import find_images as find_images
 from featx._images.folders import load_image_folder as load_image_folder
 from featx._images.manifests import load_manifest as load_manifest
 from featx._images.preprocess import Preprocessing as Preprocessing

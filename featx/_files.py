@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import threading
 import time
 import uuid
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # How often a busy lock is tried again; the locks that are waited for are held for milliseconds.
 _RETRY_SECONDS = 0.001
+
+# In a table's column too, behind its folder, where Path() leaves one slash.
+_URL = re.compile("(?:^|/)(?:https?|ftps?|s3|gs|az|hf|file):/|^data:", re.IGNORECASE)
 
 # A forked child shares the locks of its parent as long as it keeps their descriptors open, so a
 # parent that dies would still seem alive. The child therefore closes them at once, and no fork
@@ -54,6 +58,30 @@ def output_file(file: str | os.PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise InputError(f"Got {target} to write to, but its folder does not exist; make it first")
     return target
+
+
+def hint_on_path(path: str | os.PathLike[str]) -> str:
+    """Return a sentence part on why there may be nothing at a path; empty where it does not tell.
+
+    Examples
+    --------
+    >>> hint_on_path("~/absent.jpg"), hint_on_path("absent.jpg")
+    ('; ~ is not expanded: use os.path.expanduser', '')
+    """
+    name = os.fsdecode(path)
+    if _URL.search(name):
+        return "; it is a URL, and nothing is fetched: download it first"
+    if os.path.islink(path):  # noqa: PTH114 - Path() would rewrite the path
+        target = os.fsdecode(os.readlink(path))  # noqa: PTH115
+        return (
+            f"; it is a link to {target!r}, which is missing: fetch what is kept elsewhere, as by "
+            "'git annex get' or 'dvc pull'"
+        )
+    if name.startswith("~") or "/~/" in name:
+        return "; ~ is not expanded: use os.path.expanduser"
+    if "\\" in name:
+        return "; it has \\ as on Windows, expected /"
+    return ""
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -262,6 +263,55 @@ def test_two_images_a_class_are_enough_for_two_folds(
     assert done.out.splitlines()[1].startswith(str(single))
 
 
+@pytest.mark.parametrize("name", ["IMG.HEIC", "IMG.PNG", "photo", "photo.jpg_large", "a.zip/1.png"])
+def test_any_single_image_is_embedded_whatever_its_name(
+    featx: Callable[..., Outcome],
+    make_image_folder: Callable[..., Path],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    image = make_image_folder({"red": 1}) / "red" / "000.png"
+    if "zip" in name:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(image, "1.png")
+    else:
+        shutil.copy(image, tmp_path / name)
+    out = tmp_path / "photos.parquet"
+    done = featx("embed", tmp_path / name, "--out", out)
+    assert (done.code, done.err) == (0, "")
+    assert read_embeddings(out).paths.tolist() == [str(tmp_path / name)]
+
+
+def test_a_link_to_nothing_is_an_unreadable_image(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 2})
+    (folder / "red" / "IMG.HEIC").symlink_to("../.git/annex/objects/IMG.HEIC")
+    done = featx("embed", folder, "--out", tmp_path / "photos.parquet")
+    assert done.code == 1
+    assert done.err.startswith(f"Unreadable: {folder}/red/IMG.HEIC: no such file; it is a link")
+
+
+def test_what_is_doubtful_about_classes_is_said_and_what_is_wrong_is_refused(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 2, "Red": 2})
+    command = ("--out", tmp_path / "run", "--cv", 2, "--heads", "linear_svm")
+    done = featx("select", folder, *command)
+    assert done.code == 0
+    assert done.err == (
+        "Warning: Classes that differ only in case, spaces or Unicode form: 'Red' and 'red'; give "
+        "them one name if they are one class\n"
+    )
+    for part in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "data" / part)
+    for name in ("select", "rank", "compare"):
+        done = featx(name, tmp_path / "data", *(command if name == "select" else ()))
+        assert done.code == 2
+        advised = f"featx select {tmp_path}/data/train --test {tmp_path}/data/test\n"
+        assert done.err.endswith(advised)
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     featx: Callable[..., Outcome],
     make_image_folder: Callable[..., Path],
@@ -326,7 +376,8 @@ def test_files_that_are_no_images_are_skipped_and_counted(
     ):
         done = featx(*command)
         assert done.code == 0
-        assert done.err.startswith("Skipped, as hidden or no images by their names: 2, the first")
+        assert done.err.startswith("Skipped, as hidden, outside the class folders or no images")
+        assert "names: 1 .txt, 1 hidden; the first is" in done.err
 
 
 def test_predict_leaves_unreadable_images_out_only_when_asked(

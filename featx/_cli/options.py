@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from featx._cli.printing import warnings_as_remarks
 from featx._errors import ImageDecodeError
 from featx._files import output_file
 
@@ -140,6 +141,29 @@ def _is_table(images: Path) -> bool:
     return images.is_file() and not is_archive(images)
 
 
+def _is_image(path: Path) -> bool:
+    """Tell whether a path is one image, by its ending or its content; it may be in an archive."""
+    from featx._images.archives import is_archive, open_archive, split_archive_path
+    from featx._images.folders import IMAGE_SUFFIXES
+    from featx._images.manifests import TABLE_SUFFIXES
+
+    member = None if path.exists() else split_archive_path(path)
+    if member is not None:
+        return member[1] in open_archive(member[0]).names
+    suffix = path.suffix.lower()
+    if path.is_symlink() or path.is_file():
+        if suffix in IMAGE_SUFFIXES or suffix in TABLE_SUFFIXES or is_archive(path):
+            return suffix in IMAGE_SUFFIXES
+        from featx._images.decode import decode_content
+        from featx._images.sources import read_content
+
+        with suppress(ImageDecodeError):
+            decode_content(read_content(path))
+            return True
+    return False
+
+
+@warnings_as_remarks()
 def load_labelled(images: Path | None, path_column: str, label_column: str) -> Any:
     """Return the images and labels of a folder, an archive or a table; of None, None."""
     from featx._images.folders import load_image_folder
@@ -162,20 +186,21 @@ class Found:
     skipped: list[str] = field(default_factory=list)
 
 
+@warnings_as_remarks()
 def load_unlabelled(images: Path, path_column: str, label_column: str | None) -> Found:
     """Return the images of anything that a command takes, and what stands beside them."""
-    from featx._images.folders import IMAGE_SUFFIXES, find_images
+    from featx._images.folders import find_images
     from featx._images.manifests import load_manifest, load_path_list
 
     if images == Path("-"):
         return Found(load_path_list(sys.stdin.buffer))
-    if _is_table(images) and images.suffix.lower() not in IMAGE_SUFFIXES:
+    if _is_image(images):
+        return Found([str(images)])
+    if _is_table(images):
         table = load_manifest(images, path_column=path_column, label_column=label_column)
         # A table whose labels are where select looks for them has them, asked for or not.
         labels = table.further.pop(LABEL, None) if label_column is None else table.target
         return Found(table.data, labels, table.further)
-    if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
-        return Found([str(images)])
     paths, skipped = find_images(images)
     return Found(paths, skipped=skipped)
 

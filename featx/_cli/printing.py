@@ -25,11 +25,13 @@ _WIDTH = 1000  # no table is wider
 
 
 def report_skipped(skipped: Sequence[str]) -> None:
-    """Say how many files were left out."""
+    """Say how many files were left out, by their endings."""
+    from featx._images.folders import count_endings
+
     if skipped:
         typer.echo(
-            f"Skipped, as hidden or no images by their names: {len(skipped)}, the first "
-            f"{skipped[0]!r}",
+            f"Skipped, as hidden, outside the class folders or no images by their names: "
+            f"{count_endings(skipped)}; the first is {skipped[0]!r}",
             err=True,
         )
 

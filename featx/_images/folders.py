@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+import unicodedata
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featx._errors import InputError
+from featx._files import hint_on_path
 from featx._images.archives import (
     COMPRESSED_TAR_SUFFIXES,
     is_archive,
     list_members,
+    open_archive,
     split_archive_path,
 )
+from featx._images.levels import by_folder, check_level, joined, only_way
 from featx._public import public
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
-    | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+    {".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".icb", ".ico"}
+    | {".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo"}
+    | {".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".vda", ".vst"}
+    | {".webp"}
 )
-"""The endings, in lower case, by which a file in a folder is taken for an image."""
+"""The endings, in lower case, by which a file is taken for an image, whatever it holds."""
+
+_HOUSEKEEPING = frozenset(
+    {"$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx"}
+    | {"@eadir", "@recycle", "#recycle", "#snapshot"}
+)
+"""Folders, in lower case, that systems make for themselves; passed over as hidden ones are."""
+
+_KINDS_SHOWN = 6
+_LONGEST_ENDING = 12
 
 
 @public
@@ -45,14 +65,27 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
         With ``data`` and ``paths``, the same ndarray of object, shape (n,): the paths as strings,
         beginning with `folder`, sorted by class and path; ``target``, ndarray of str, shape (n,):
         the class names; ``target_names``, list of str: the distinct class names, sorted;
-        ``skipped``, list of str: what was left out, which is hidden files and folders, files
-        without the ending of an image (`IMAGE_SUFFIXES`), images outside the class folders, and
-        class folders without images.
+        ``skipped``, list of str: what was left out, which is hidden files and folders, those that
+        systems make for themselves (``@eaDir``, ``lost+found``), files without the ending of an
+        image, images outside the class folders, class folders without images, and what is no
+        plain file.
 
     Raises
     ------
     InputError
-        If the folder does not exist, is a file, has no class folders, or no images.
+        If the folder does not exist, is a file, has no class folders, or no images; if the class
+        folders lie deeper, in its only subfolder or in ``train`` and ``test``.
+
+    Warns
+    -----
+    UserWarning
+        If class names differ only in case, spaces or Unicode form; if all class folders hold the
+        same subfolders; if the names in an archive are in an unknown encoding.
+
+    See Also
+    --------
+    find_images : Images without labels, however deep.
+    load_manifest : Images listed in a table.
 
     Examples
     --------
@@ -67,14 +100,12 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
     >>> [Path(path).name for path in photos.paths]
     ['1.jpg', '1.jpg']
     """
-    root = os.fspath(folder)
-    in_archive = _is_in_archive(root)
-    classes, unlabelled, others = _list_archive(root) if in_archive else _list_folder(root)
+    root, classes, unlabelled, others = _list_classes(os.fspath(folder))
     if not classes and unlabelled:
         raise InputError(
-            f"Expected one subfolder for each class in {root}, got {len(unlabelled)} "
-            "images but none: sort them into class folders, or use find_images or `featx embed`, "
-            "which take flat folders."
+            f"Got {len(unlabelled)} images in {root} and no class folders, expected a subfolder "
+            "for each class: sort the images into such, or use find_images or 'featx embed', which "
+            "take flat folders"
         )
     if not classes:
         raise _no_images(root, others)
@@ -84,12 +115,34 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
     return bunch_of_images(paths, labels, return_X_y=return_X_y, skipped=skipped)
 
 
+@public
 def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """List all images below a folder or an archive that has no labels, and what was passed over.
+    """List all images below a folder or an archive, without labels, and what was passed over.
 
-    Links to folders are followed. Images are told by their ending (`IMAGE_SUFFIXES`), sorted, and
-    begin with ``folder``; hidden files and folders are passed over. InputError where there are
-    none.
+    Images are told by their ending, whatever they hold. Links to folders are followed; a link to a
+    file that is missing is an image, which cannot be read.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder; also a ``.zip`` or ``.tar`` archive, or a folder in one (``photos.zip/train``).
+
+    Returns
+    -------
+    paths : list of str
+        The images, beginning with `folder`, sorted.
+    skipped : list of str
+        Hidden files and folders, those that systems make for themselves, files without the ending
+        of an image, and what is no plain file.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist, is a file, or holds no images.
+
+    See Also
+    --------
+    load_image_folder : Images in one subfolder for each class.
 
     Examples
     --------
@@ -108,6 +161,28 @@ def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     return paths, skipped
 
 
+def count_endings(paths: Iterable[str]) -> str:
+    """Return how many files have each ending.
+
+    Examples
+    --------
+    >>> count_endings(["a/1.HEIC", "a/2.heic", "a/notes.txt", "a/.hidden", "a/readme"])
+    '2 .heic, 1 .txt, 1 hidden, 1 without an ending'
+    """
+    counts = sorted(Counter(map(_ending, paths)).items(), key=lambda item: (-item[1], item[0]))
+    shown = counts[:_KINDS_SHOWN]
+    others = sum(count for _, count in counts[_KINDS_SHOWN:])
+    return ", ".join(f"{count} {kind}" for kind, count in [*shown, ("others", others)] if count)
+
+
+def _ending(path: str) -> str:
+    if Path(path).name.startswith("."):
+        return "hidden"
+    suffix = Path(path).suffix.lower()
+    is_one = 1 < len(suffix) <= _LONGEST_ENDING and suffix.isprintable() and " " not in suffix
+    return suffix if is_one else "without an ending"
+
+
 def bunch_of_images(
     paths: list[str], labels: list[str] | None, *, return_X_y: bool, **attributes: Any
 ) -> Any:
@@ -117,17 +192,58 @@ def bunch_of_images(
 
     data = np.array(paths, dtype=object)
     target = None if labels is None else np.array(labels, dtype=str)
+    target_names = None if labels is None else sorted(set(labels))
+    _warn_of_alike(target_names or [])
     if return_X_y:
         return data, target
-    target_names = None if labels is None else sorted(set(labels))
     return Bunch(data=data, paths=data, target=target, target_names=target_names, **attributes)
 
 
-_Listing: TypeAlias = tuple[dict[str, list[str]], list[str], list[str]]
-"""What is in a folder of class folders: images by class, images beside them, and the rest."""
+def _warn_of_alike(names: list[str]) -> None:
+    """Say which classes are one to people, but not to programs."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_as_seen(name), []).append(name)
+    groups = [" and ".join(map(ascii, group)) for group in alike.values() if len(group) > 1]
+    if groups:
+        warnings.warn(
+            f"Classes that differ only in case, spaces or Unicode form: {', '.join(groups[:3])}"
+            f"{', …' if len(groups) > 3 else ''}; give them one name if they are one class",
+            stacklevel=4,
+        )
 
 
-def _list_folder(root: str) -> _Listing:
+def _as_seen(name: str) -> str:
+    """Return a name without case, spaces and what nobody sees."""
+    letters = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(
+        letter
+        for letter in letters
+        if not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf")
+    )
+
+
+def _list_classes(root: str) -> tuple[str, dict[str, list[str]], list[str], list[str]]:
+    """Return a folder of class folders, its images by class, images beside them, and the rest.
+
+    The folder is another than the one given where an archive was packed with absolute names: how
+    deep the class folders lay on some machine is nobody's intention.
+    """
+    if not _is_in_archive(root):
+        classes, unlabelled, others = _list_folder(root)
+        check_level(root, classes)
+        return root, classes, unlabelled, others
+    root = os.fspath(Path(root))
+    images, others = _find_in_archive(root)
+    classes = by_folder(root, images)
+    if is_archive(root) and open_archive(root).is_absolute:
+        root, classes = only_way(root, images)
+    unlabelled = classes.pop("", [])
+    check_level(root, classes)
+    return root, classes, unlabelled, others
+
+
+def _list_folder(root: str) -> tuple[dict[str, list[str]], list[str], list[str]]:
     classes: dict[str, list[str]] = {}
     folders, unlabelled, skipped = _scan(root)
     for folder in folders:
@@ -135,16 +251,6 @@ def _list_folder(root: str) -> _Listing:
         if images:
             classes[Path(folder).name] = images
         skipped += others if images else [folder, *others]
-    return classes, unlabelled, skipped
-
-
-def _list_archive(root: str) -> _Listing:
-    classes: dict[str, list[str]] = {}
-    unlabelled: list[str] = []
-    images, skipped = _find_in_archive(root)
-    for path in images:
-        label, *below = Path(path).relative_to(root).parts
-        (classes.setdefault(label, []) if below else unlabelled).append(path)
     return classes, unlabelled, skipped
 
 
@@ -158,7 +264,7 @@ def _is_in_archive(root: str) -> bool:
             "compressed tar means unpacking all before it; unpack it, or make a .zip of it"
         )
     if not Path(root).exists():
-        raise InputError(f"No such folder: {root}")
+        raise InputError(f"No such file or folder: {root}{hint_on_path(root)}")
     if not Path(root).is_dir():
         raise InputError(f"Expected a folder, got the file {root}")
     return False
@@ -167,25 +273,32 @@ def _is_in_archive(root: str) -> bool:
 def _find_in_archive(root: str) -> tuple[list[str], list[str]]:
     """Return the images and the rest of an archive, or of a folder in one, sorted."""
     archive, below = (root, "") if is_archive(root) else split_archive_path(root) or (root, "")
-    images: list[str] = []
-    skipped: list[str] = []
-    names = list_members(archive, below)
-    if not names and below:
+    names, skipped = list_members(archive, below)
+    if not names and not skipped and below:
         raise InputError(f"No such folder in the archive {archive}: {below}")
+    images: list[str] = []
     for name in names:
-        parts = PurePosixPath(name).parts
-        hidden = any(part.startswith(".") for part in parts)
-        is_image = not hidden and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        (images if is_image else skipped).append(os.fspath(Path(root, *parts)))
-    return images, skipped
+        *folders, file = name.split("/")
+        is_image = _is_image(file) and not any(map(_is_passed_over, [*folders, file]))
+        (images if is_image else skipped).append(name)
+    skipped.sort(key=lambda name: name.split("/"))
+    return [joined(root, name) for name in images], [joined(root, name) for name in skipped]
+
+
+def _is_image(file: str) -> bool:
+    return Path(file).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _HOUSEKEEPING
 
 
 def _no_images(root: str, others: list[str]) -> InputError:
     if not others:
         return InputError(f"Expected images in {root}, got an empty folder.")
     return InputError(
-        f"Expected images in {root}, got {len(others)} other files or folders, the first "
-        f"{others[0]}: images end in .jpg, .png and the like."
+        f"Expected images in {root}, got other files or folders ({count_endings(others)}), the "
+        f"first {others[0]!r}: images end in .jpg, .png and the like."
     )
 
 
@@ -223,11 +336,13 @@ def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
         raise InputError(f"Cannot list the folder {folder}: {error.strerror}") from error
     for entry in found:
         kind = others
-        if not entry.name.startswith("."):
+        if not _is_passed_over(entry.name):
             with contextlib.suppress(OSError):  # a link to itself
                 if entry.is_dir():
                     kind = folders
-                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+                elif _is_image(entry.name) and (entry.is_file() or not Path(entry.path).exists()):
+                    # A link whose target is missing, as of git-annex or DVC, is an image all the
+                    # same: one that cannot be read.
                     kind = images
         kind.append(entry.path)
     return folders, images, others

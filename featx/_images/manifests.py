@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _PARQUET_SUFFIXES = (".parquet", ".pq")
+TABLE_SUFFIXES = (*_DELIMITERS, *_PARQUET_SUFFIXES)
 
 Row: TypeAlias = tuple[str, list[Any]]
 """Where a row stands in its file, and its values."""
@@ -80,7 +81,7 @@ def load_manifest(
     elif suffix in _PARQUET_SUFFIXES:
         header, rows = _read_parquet(table)
     else:
-        known = ", ".join([*_DELIMITERS, *_PARQUET_SUFFIXES])
+        known = ", ".join(TABLE_SUFFIXES)
         raise InputError(
             f"Cannot tell the format of {table} by its ending, expected one of {known}."
         )

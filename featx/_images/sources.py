@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 import sys
@@ -12,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from featx._errors import ImageDecodeError, InputError, reason_of
-from featx._files import lock_of_process
-from featx._images.archives import read_member, split_archive_path
+from featx._files import hint_on_path, lock_of_process
+from featx._images.archives import is_archive, read_member, split_archive_path
 from featx._images.faults import library_errors
 from featx._images.limits import DEFAULT_LIMITS, Limits
 from featx._images.pixels import checked_array, pixels_from_pillow
@@ -94,6 +96,11 @@ def _rows(X: Any) -> list[Any]:
         return _rows_of_frame(X)
     if _is_instance(X, *_COLUMNS):
         return list(X)
+    if isinstance(X, (str, os.PathLike)) and _is_folder(X):
+        raise InputError(
+            f"Got the folder or archive {describe_item(X)}, expected images: list them by "
+            "find_images(…)[0], or with their classes by load_image_folder(…)."
+        )
     if isinstance(X, (str, os.PathLike, Image.Image, *_BYTES_LIKE)):
         raise InputError(f"Got a single image, {describe_item(X)}: wrap it in a list, [image].")
     if hasattr(X, "__next__"):
@@ -101,6 +108,12 @@ def _rows(X: Any) -> list[Any]:
             f"Got a {type(X).__name__}, which can be read only once: make a list of it, list(X)."
         )
     raise InputError(f"Got {describe_item(X)}; {_EXPECTED}.")
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    with contextlib.suppress(OSError):  # a text too long for a path
+        return Path(path).is_dir() or is_archive(path)
+    return False
 
 
 def _rows_of_objects(X: npt.NDArray[Any]) -> list[Any]:
@@ -228,7 +241,7 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
     (4, 6, 3)
     >>> read_content("http://example.org/cat.jpg")
     Traceback (most recent call last):
-    featx.ImageDecodeError: Cannot read image http://example.org/cat.jpg: no such file
+    featx.ImageDecodeError: Cannot read image http://example.org/cat.jpg: no such file; it is a ...
     """
     if isinstance(item, bytes):
         return item
@@ -259,15 +272,18 @@ def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
         # Opening a FIFO or a device may wait for ever, so it is not tried.
         if stat.S_ISREG(status.st_mode) and status.st_size <= limits.max_file_bytes:
             return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ImageDecodeError(describe_item(path), "no such file") from None
     except NotADirectoryError as error:
         member = split_archive_path(path)
         if member is None:
             raise ImageDecodeError(describe_item(path), reason_of(error).lower()) from error
         return read_member(*member, describe_item(path), limits)
+    except FileNotFoundError:
+        reason = f"no such file{hint_on_path(path)}"
+        raise ImageDecodeError(describe_item(path), reason) from None
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a null byte in the path
-        raise ImageDecodeError(describe_item(path), reason_of(error).lower()) from error
+        is_too_long = getattr(error, "errno", None) == errno.ENAMETOOLONG
+        reason = reason_of(error).lower() + (hint_on_path(path) if is_too_long else "")
+        raise ImageDecodeError(describe_item(path), reason) from error
     source = describe_item(path)
     if stat.S_ISDIR(status.st_mode):
         raise ImageDecodeError(source, "it is a folder, expected a file")

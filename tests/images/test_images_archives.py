@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import os
 import signal
+import stat
+import struct
 import tarfile
 import threading
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,6 +26,9 @@ from featx._images.folders import find_images, load_image_folder
 from featx._images.limits import Limits
 from featx._images.manifests import load_manifest
 from featx._images.sources import read_content
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FILES = {
     "cat/1.png": b"cat one",
@@ -168,28 +174,134 @@ def test_a_forked_child_does_not_wait_for_an_archive_that_a_thread_of_its_parent
     thread.join()
 
 
-def test_names_that_climb_out_are_names_and_nothing_more(tmp_path: Path) -> None:
-    files = {"../outside.png": b"up", "/etc/shadow.png": b"root", "in.png": b"in"}
+def test_names_that_climb_out_are_skipped_and_nothing_is_written(tmp_path: Path) -> None:
+    files = {"../outside.png": b"up", "a/../../b.png": b"up", r"C:\x.png": b"c", "in.png": b"in"}
     for archive in (make_zip(tmp_path / "a.zip", files), make_tar(tmp_path / "a.tar", files)):
         before = sorted(tmp_path.parent.rglob("*"))
-        for path in find_images(archive)[0]:
-            read_content(path)
+        paths, skipped = find_images(archive)
+        assert paths == [f"{archive}/in.png"]
+        assert sorted(skipped) == sorted(f"{archive}/{name}" for name in files if name != "in.png")
+        for path in skipped:
+            with pytest.raises(ImageDecodeError, match="no such file in the archive"):
+                read_content(path)
         assert sorted(tmp_path.parent.rglob("*")) == before
 
 
-def test_links_and_devices_in_a_tar_are_no_images(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w") as archive:
-        for kind, name in ((tarfile.SYMTYPE, "link.png"), (tarfile.CHRTYPE, "device.png")):
+plain = st.text(st.sampled_from("ab1 -é"), min_size=1, max_size=3).map(lambda name: f"{name}.png")
+spelling = st.sampled_from(
+    ["{0}/{1}", "./{0}/{1}", "/{0}/{1}", "{0}//{1}", "{0}/./{1}", "\\{0}\\{1}"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=st.dictionaries(st.tuples(plain, plain), spelling, min_size=1, max_size=6))
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_a_name_has_one_form_however_it_was_packed(
+    tmp_path_factory: pytest.TempPathFactory,
+    make: Callable[[Path, dict[str, bytes]], Path],
+    files: dict[tuple[str, str], str],
+) -> None:
+    folder = tmp_path_factory.mktemp("spelled")
+    stored = {form.format(*name): "/".join(name).encode() for name, form in files.items()}
+    archive = make(folder / f"a.{make.__name__[5:]}", stored)
+    paths, skipped = find_images(archive)
+    assert sorted(paths) == sorted(f"{archive}/{content.decode()}" for content in stored.values())
+    assert skipped == []
+    for path in paths:
+        assert read_content(path).decode() == os.path.relpath(path, archive)
+    for name, content in stored.items():  # as a table may name it
+        assert read_content(f"{archive}/{name}") == content
+
+
+def test_classes_of_an_archive_of_absolute_names_are_found(tmp_path: Path) -> None:
+    files = {f"/home/me/data/{name}/1.png": b"" for name in ("cat", "dog")}
+    for archive in (make_zip(tmp_path / "a.zip", files), make_tar(tmp_path / "a.tar", files)):
+        for root in (archive, archive / "home/me/data"):
+            photos = load_image_folder(root)
+            assert photos.target.tolist() == ["cat", "dog"]
+            assert photos.paths[0] == f"{archive}/home/me/data/cat/1.png"
+
+
+def test_hard_links_in_a_tar_are_the_files_they_name(tmp_path: Path) -> None:
+    for split, source in (("train", "all"), ("small", "train")):  # a link to a link
+        for name, content in FILES.items():
+            path = tmp_path / "data" / "all" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            link = tmp_path / "data" / split / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(tmp_path / "data" / source / name, link)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "data", ".")
+    listed = [find_images(tmp_path / "a.tar" / split)[0] for split in ("all", "train", "small")]
+    for paths in zip(*listed, strict=True):
+        assert len({read_content(path) for path in paths}) == 1
+        assert len({Path(path).relative_to(tmp_path / "a.tar").parts[1:] for path in paths}) == 1
+    assert [len(paths) for paths in listed] == [len(find_images(tmp_path / "data" / "all")[0])] * 3
+
+
+def test_what_is_no_plain_file_in_an_archive_is_listed_among_the_skipped(tmp_path: Path) -> None:
+    kinds = {"link.png": tarfile.SYMTYPE, "device.png": tarfile.CHRTYPE, "to.png": tarfile.LNKTYPE}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in kinds.items():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
         member = tarfile.TarInfo("real.png")
         member.size = 1
         archive.addfile(member, io.BytesIO(b"x"))
-    assert list_members(str(path)) == ["real.png"]
-    with pytest.raises(ImageDecodeError):
-        read_content(path / "link.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in (*kinds, "real.png"):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (
+                (stat.S_IFREG if name == "real.png" else stat.S_IFLNK) | 0o644
+            ) << 16
+            packed.writestr(entry, "x")
+        packed.writestr("folder.png\\", "")
+    for path in (tmp_path / "a.tar", tmp_path / "a.zip"):
+        assert list_members(str(path)) == (["real.png"], sorted(kinds))
+        assert find_images(path)[1] == sorted(f"{path}/{name}" for name in kinds)
+        with pytest.raises(ImageDecodeError):
+            read_content(path / "link.png")
+
+
+def zip_of_bytes(path: Path, name: bytes, extra: bytes = b"") -> Path:
+    """Make an archive whose names are bytes of no stated encoding."""
+    with zipfile.ZipFile(path, "w") as archive:
+        entry = zipfile.ZipInfo("?" * len(name))
+        entry.extra = extra
+        archive.writestr(entry, b"content")
+    path.write_bytes(path.read_bytes().replace(b"?" * len(name), name))
+    return path
+
+
+@given(name=st.text(st.characters(min_codepoint=0xA1, codec="utf-8"), min_size=1, max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_names_in_utf8_are_right_where_an_archive_does_not_say_so(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    field = b"\1" + bytes(4) + f"{name}.png".encode()
+    for archive in (
+        zip_of_bytes(folder / "mac.zip", f"{name}.png".encode()),
+        zip_of_bytes(
+            folder / "field.zip", b"\x81.png", struct.pack("<HH", 0x7075, len(field)) + field
+        ),
+    ):
+        (path,), _ = find_images(archive)
+        assert path == f"{archive}/{name}.png"
+        assert read_content(path) == b"content"
+
+
+def test_names_in_an_unknown_encoding_bring_one_warning_and_can_be_read(tmp_path: Path) -> None:
+    packed = zip_of_bytes(tmp_path / "a.zip", "猫/1.png".encode("cp932"))
+    tarred = make_tar(tmp_path / "a.tar", {"\udc94L/1.png": b"content"})
+    for archive in (packed, tarred):
+        for load in (load_image_folder, find_images):
+            with pytest.warns(UserWarning, match="unknown encoding") as caught:
+                paths = load(archive)[0] if load is find_images else load(archive).paths
+            assert len(caught) == 1
+            assert [read_content(path) for path in paths] == [b"content"]
 
 
 def test_a_member_above_the_limit_of_bytes_is_refused_unread(

@@ -217,8 +217,27 @@ def test_a_url_is_a_path_and_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert reason_of("http://localhost/cat.jpg") == "no such file"
-    assert reason_of("file:///etc/hostname") == "no such file"
+    for url in ("http://localhost/cat.jpg", "file:///etc/hostname", "s3://bucket/cat.jpg"):
+        assert "it is a URL, and nothing is fetched" in reason_of(url)
+        assert "it is a URL" in reason_of(Path("photos") / url)  # as of a table
+    assert "it is a URL" in reason_of(f"https://localhost/cat.jpg?{'signature' * 100}")
+
+
+def test_what_only_other_programs_take_for_a_path_is_named(tmp_path: Path) -> None:
+    assert reason_of("~/cat.jpg") == "no such file; ~ is not expanded: use os.path.expanduser"
+    for path in (r"C:\photos\cat.jpg", rf"{tmp_path}/photos\cat.jpg"):
+        assert reason_of(path) == r"no such file; it has \ as on Windows, expected /"
+    (tmp_path / "cat.jpg").symlink_to(".git/annex/objects/cat.jpg")
+    reason = reason_of(tmp_path / "cat.jpg")
+    assert "it is a link to '.git/annex/objects/cat.jpg', which is missing" in reason
+
+
+def test_a_folder_or_an_archive_in_place_of_images_is_told_what_lists_it(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos.zip").touch()
+    for X in (tmp_path / "photos", str(tmp_path / "photos"), tmp_path / "photos.zip"):
+        with pytest.raises(InputError, match=r"find_images.*load_image_folder"):
+            as_image_list(X)
 
 
 def test_pipes_sockets_and_devices_are_refused_without_waiting(tmp_path: Path) -> None:
