@@ -9,6 +9,7 @@ where XMP stands before EXIF; Pillow's costs a sixth of the decoding.)
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,20 @@ _NOT_READ = {
     b"%PDF": "a PDF document",
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "a gzip archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"\x93NUMPY": "a NumPy array",
+    b"MATLAB ": "a MATLAB file",
+    b"PAR1": "a Parquet table",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\x1aE\xdf\xa3": "a video",
+    b"RIFF": "a video or sound",
+    b"\0\x05\x16\x07": "what macOS keeps beside a file",
+    b"version https://git-lfs.github.com/": "a Git LFS pointer (git lfs pull fetches the image)",
+    b"/annex/objects/": "a git-annex pointer (git annex get fetches the image)",
 }
+_NAMED_LATER = {128: (b"DICM", "DICOM"), 257: (b"ustar", "a tar archive")}
 _READ_BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF"}
 _BRANDS_NOT_READ = {
     b"crx ": "a camera raw file",
@@ -64,6 +78,7 @@ _BRANDS_NOT_READ = {
 _HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs".split())
 _LONGEST_LIST_OF_BRANDS = 256
 _LONGEST_PROLOGUE = 1024
+_JSON = re.compile(rb'[\[{]\s*(?:["{}\[\]]|-?\d)')
 
 # Markers of JPEG.
 _START_OF_SCAN = 0xDA
@@ -243,12 +258,15 @@ def why_unknown(content: bytes) -> str:
     >>> why_unknown(b"notes")
     'not an image in a known format'
     """
+    if not content.strip(b"\0"):
+        return "it holds nothing but zeros, as a file that was never written to its end"
     if content[4:8] == b"ftyp":  # the container of MPEG-4, for videos and images
         is_one_of, is_other = _name(content[8:], _READ_BRANDS), _name(content[8:], _BRANDS_NOT_READ)
     elif is_webp(content):
         is_one_of, is_other = "a WebP", None
     else:
-        is_one_of, is_other = _name(content, _READ), _name(content, _NOT_READ) or _markup(content)
+        is_one_of = _name(content, _READ)
+        is_other = _name(content, _NOT_READ) or _name_further_on(content) or _text_format(content)
     if is_one_of:
         return f"it begins as {is_one_of}, but is damaged or of a kind that is not read"
     return f"it is {is_other}, which is not read" if is_other else UNKNOWN
@@ -258,13 +276,20 @@ def _name(content: bytes, names: dict[bytes, str]) -> str | None:
     return next((name for start, name in names.items() if content.startswith(start)), None)
 
 
-def _markup(content: bytes) -> str | None:
+def _name_further_on(content: bytes) -> str | None:
+    places = _NAMED_LATER.items()
+    return next((name for at, (mark, name) in places if content.startswith(mark, at)), None)
+
+
+def _text_format(content: bytes) -> str | None:
     prologue = content[:_LONGEST_PROLOGUE].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if prologue.startswith((b"<!doctype html", b"<html")):
         return "a web page (HTML)"
     if prologue.startswith(b"<") and b"<svg" in prologue:
         return "an SVG drawing"
-    return None
+    if prologue.startswith(b"<?xml"):
+        return "XML"
+    return "JSON" if _JSON.match(prologue) else None
 
 
 def turn_upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
