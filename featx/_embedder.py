@@ -68,6 +68,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         image), ``"five_crops"``, ``"ten_crops"`` or ``"multiscale"``.
     image_size : int, optional
         Side of the network's input in pixels; by default the one that it was trained with.
+    pixel_range : {"type", "image"} or pair of numbers, default="type"
+        Black and white of numbers that are not uint8: what their type has room for (floats: 0 to
+        1), what each image has, or two numbers, as ``(0, 4095)`` for 12 bits in a file of 16.
     precision : {"float32", "bfloat16"}, default="float32"
         The arithmetic of the network. In bfloat16 large networks are about twice as fast on
         processors that have it; where it moves the vectors of a network (cosine below 0.999 on
@@ -135,9 +138,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     the network for an image; rows are stored once all the same.
 
     Images are paths (str or Path), bytes of an image file, PIL images, arrays of shape (height,
-    width, 3) or (height, width), or torch tensors of shape (3, height, width), in a list, a
-    Series, a data frame of one column, a one-dimensional array, or a single four-dimensional array
-    or tensor. A string is always a path and never fetched.
+    width, 3) or (height, width), or torch tensors of shape (3, height, width), in a list, a Series,
+    a data frame of one column, a one-dimensional array, or a single four-dimensional array or
+    tensor. A string is always a path and never fetched.
 
     Examples
     --------
@@ -152,6 +155,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
     array(['efficientnet_lite0_0000', 'efficientnet_lite0_0001'], dtype=object)
     """
 
+    pixel_range: Any = "type"  # of what was saved before there was this parameter
+
     def __init__(
         self,
         backbone: str | FrozenBackbone = "efficientnet_lite0",
@@ -161,6 +166,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         pooling: str | Sequence[str] = "avg",
         views: str = "center",
         image_size: int | None = None,
+        pixel_range: Any = "type",
         precision: str = "float32",
         device: str = "auto",
         batch_size: int | str = "auto",
@@ -179,6 +185,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         self.pooling = pooling
         self.views = views
         self.image_size = image_size
+        self.pixel_range = pixel_range
         self.precision = precision
         self.device = device
         self.batch_size = batch_size
@@ -217,7 +224,6 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             raise InputError(
                 f"Got {len(items)} images and {len(y)} labels but expected one label per image"
             )
-        self._limits()
         recipe = self._prepare(open_cache(self.cache))
         self._note_column(X)
         self.recipe_ = recipe.name
@@ -334,7 +340,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         yield from self._open_stream(use_cache=use_cache).parcels(items, advance, skip=skip)
 
     def _open_stream(self, *, use_cache: bool = True) -> EmbeddingStream:
-        limits, cache = self._limits(), open_cache(self.cache)
+        cache = open_cache(self.cache)
         recipe = self._prepare(cache)
         self._check_fresh(recipe)
         threads = computing_threads()
@@ -343,7 +349,6 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             cache,
             num_workers=threads if self.num_workers is None else int(self.num_workers),
             threads=threads,
-            limits=limits,
             stop_at_failure=self.on_error == "raise",
             use_cache=use_cache,
         )
@@ -402,7 +407,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         plan = plan.for_images_of(backbone.preprocessing.image_size)
         taps = backbone.taps(self.layers, self.pooling)
         further_taps = choose_further_taps(backbone, self.also_cache, taps)
-        return EmbeddingRecipe(backbone, taps, further_taps, self.views, plan).with_runtime(cache)
+        limits = Limits(self.max_pixels, self.max_file_bytes, self.pixel_range)
+        recipe = EmbeddingRecipe(backbone, taps, further_taps, self.views, plan, limits)
+        return recipe.with_runtime(cache)
 
     def _note_column(self, X: Any) -> None:
         """Note what scikit-learn notes of a data frame; other inputs have no columns."""
@@ -413,9 +420,6 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             self.n_features_in_ = len(columns)
             if all(isinstance(name, str) for name in columns):
                 self.feature_names_in_ = np.asarray(columns, dtype=object)
-
-    def _limits(self) -> Limits:
-        return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
 
     def _check_fresh(self, recipe: EmbeddingRecipe) -> None:
         before = getattr(self, "execution_", recipe.plan.description)

@@ -143,7 +143,7 @@ FAULTS = [
     ),
     Fault(
         "scale-of-16-bits",
-        "_images/pixels.py:IntegerScale",
+        "_images/pixels.py:StoredNumbers",
         "white: int = _MAX_UINT16",
         "white: int = _MAX_UINT16 // 2",
         "tests/images/test_images_formats.py tests/images/test_images_decode.py",

@@ -358,3 +358,21 @@ def test_a_column_of_a_data_frame_is_noted_as_scikit_learn_notes_it(photos: Bunc
     embedder.fit(photos.paths)
     assert not hasattr(embedder, "n_features_in_")
     assert not hasattr(embedder, "feature_names_in_")
+
+
+def test_a_range_of_numbers_is_part_of_the_recipe_and_of_the_vector(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    values[0] = 0, 4095, *values[0, 2:]
+    given = {"type": (values * 16.0).astype(np.uint16), "image": values, (0, 4095): values}
+    vectors, recipes = {}, set()
+    for pixel_range, array in given.items():
+        embedder = ImageEmbedder(pixel_range=pixel_range, progress=False, cache=tmp_path)
+        vectors[pixel_range] = embedder.fit_transform([array])
+        recipes.add(embedder.recipe_)
+        with pytest.raises(InputError, match="pixel_range="):
+            ImageEmbedder(pixel_range="auto").fit([array])
+    assert len(recipes) == 3
+    assert np.array_equal(vectors["image"], vectors[0, 4095])
+    np.testing.assert_allclose(vectors["type"], vectors["image"], atol=0.05)
+    with pytest.raises(ImageDecodeError, match="all but black"):
+        ImageEmbedder(progress=False, cache=tmp_path).transform([values])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featx._comparison.comparison import Comparison
 
 
-@options.with_embedder_options("runtime", "precision")
+@options.with_embedder_options("runtime", "precision", "pixel_range")
 def compare(
     data: options.Images,
     embedder: Any,

@@ -66,6 +66,10 @@ def make_embedder(
         int | None,
         typer.Option(min=1, help="Side of the network's input in pixels; its own if not given."),
     ] = None,
+    pixel_range: Annotated[
+        str,
+        typer.Option(help="Black and white of more than 8 bits: 'type', 'image' or as '0,4095'."),
+    ] = "type",
     device: Device = "auto",
     runtime: Annotated[
         str, typer.Option(help="What executes the network: 'auto', 'onnx', 'torch' or 'compile'.")
@@ -86,12 +90,21 @@ def make_embedder(
         pooling=one_or_several(pooling),
         views=views,
         image_size=image_size,
+        pixel_range=_pixel_range(pixel_range),
         device=device,
         runtime=runtime,
         precision=precision,
         cache=cache,
         **params,
     )
+
+
+def _pixel_range(text: str) -> Any:
+    try:
+        black, white = map(float, text.split(","))
+    except ValueError:
+        return text
+    return black, white
 
 
 def with_embedder_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -15,6 +15,7 @@ from featx._backbones.taps import choices_of_layers
 from featx._errors import InputError
 from featx._extraction.runtime import Execution, in_one_order
 from featx._images.archives import split_archive_path
+from featx._images.limits import DEFAULT_LIMITS, Limits
 from featx._store.graphs import GraphStore
 from featx._store.memo import StatMemo
 from featx._version import __version__
@@ -58,6 +59,8 @@ class EmbeddingRecipe:
         The views of an image that are averaged.
     plan : ExecutionPlan
         What executes the network.
+    limits : Limits
+        The largest image that is read, and what is black and white.
     """
 
     backbone: FrozenBackbone
@@ -65,13 +68,15 @@ class EmbeddingRecipe:
     further_taps: tuple[Tap, ...]
     views: str
     plan: ExecutionPlan
+    limits: Limits = DEFAULT_LIMITS
 
     @functools.cached_property
     def name(self) -> str:
         """32 hexadecimal digits that name what decides a vector up to rounding."""
         precision = self.plan.precision
         return _joined(
-            self.backbone.recipe(tap, views=self.views, precision=precision) for tap in self.taps
+            self._with_range(self.backbone.recipe(tap, views=self.views, precision=precision))
+            for tap in self.taps
         )
 
     @functools.cached_property
@@ -117,6 +122,7 @@ class EmbeddingRecipe:
             "layers": [tap.layer for tap in self.taps],
             "pooling": [tap.pooling for tap in self.taps],
             "weights": self.backbone.weights,
+            "pixel_range": self.limits.pixel_range,
             "precision": self.plan.precision,
             "runtime": self.plan.runtime,
             "device_type": self.plan.device_type,
@@ -157,13 +163,20 @@ class EmbeddingRecipe:
         return tables
 
     def _cache_key_of(self, tap: Tap, plan: ExecutionPlan) -> str:
-        return self.backbone.cache_key(
-            tap,
-            views=self.views,
-            runtime=plan.runtime,
-            device_type=plan.device_type,
-            precision=plan.precision,
+        return self._with_range(
+            self.backbone.cache_key(
+                tap,
+                views=self.views,
+                runtime=plan.runtime,
+                device_type=plan.device_type,
+                precision=plan.precision,
+            )
         )
+
+    def _with_range(self, name: str) -> str:
+        """Return a name that the range is part of, where it is not that of the type."""
+        pixel_range = self.limits.pixel_range
+        return name if pixel_range == "type" else _joined([name, str(pixel_range)])
 
 
 def _joined(names: Iterable[str]) -> str:

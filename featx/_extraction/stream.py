@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from featx._extraction.parcels import OpenParcel
     from featx._extraction.recipe import EmbeddingRecipe
     from featx._extraction.runtime import ExecutionPlan, Runtime
-    from featx._images.limits import Limits
     from featx._progress import Advance
     from featx._store.cache import EmbeddingCache
     from featx._store.memo import StatMemo
@@ -78,14 +77,12 @@ class EmbeddingStream:
         *,
         num_workers: int,
         threads: int,
-        limits: Limits,
         stop_at_failure: bool,
         use_cache: bool = True,
     ) -> None:
         self.recipe = recipe
         self.num_workers = num_workers
         self.threads = threads
-        self.limits = limits
         self.stop_at_failure = stop_at_failure
         self._cache = cache
         self._use_cache = use_cache
@@ -177,7 +174,7 @@ class _Run:
         self._contents = Contents(
             items,
             memo,
-            stream.limits,
+            stream.recipe.limits,
             num_workers=stream.num_workers,
             parcel_images=stream.parcel_images(len(items) - start),
             start=start,
@@ -407,7 +404,7 @@ class _Run:
 
     def _decode(self, digest: bytes) -> torch.Tensor:
         """Return the pixels of an image, from whichever of its rows still has it."""
-        preprocessing, limits = self._stream.recipe.backbone.preprocessing, self._stream.limits
+        recipe = self._stream.recipe
         first, *others = [(p, row) for p in self._waiting[digest] for row in p.rows[digest]]
         source = describe_item(first[0].item(first[1]))
         try:
@@ -419,9 +416,8 @@ class _Run:
                     break
             else:
                 raise
-        return preprocessing.views(
-            decode_content(content, source, limits), self._stream.recipe.views, source
-        )
+        pixels = decode_content(content, source, recipe.limits)
+        return recipe.backbone.preprocessing.views(pixels, recipe.views, source)
 
     def _check_finite(self, digests: list[bytes], vectors: list[NDArray[np.float32]]) -> None:
         for tap, of_tap in zip(self._taps, vectors, strict=True):

@@ -10,8 +10,10 @@ What a file means
       by browsers.)
     - Transparency is laid on white, whether it comes from an alpha channel, a palette or a single
       transparent colour.
-    - Integers of 12, 16 and 32 bits are scaled to 8 by the range that the format states, not
-      clipped. Signed ones are refused where they are below 0.
+    - Integers of more than 8 bits are scaled to 8 by the range of their type, not clipped: from 0
+      to the largest. They are refused where they are below 0, and where the largest of a picture is
+      below a sixteenth of that, as of a camera of 12 bits: it would be all but black.
+      ``pixel_range`` says another range.
     - Floats (TIFF, PFM) count as 0 for black to 1 for white, and are refused where they are
       outside.
     - Of an animation, or a document of many pages, the first frame is taken; of an icon in several
@@ -22,9 +24,10 @@ What a file means
       with ignore them: a network is to be shown the numbers it was trained on. A photograph in
       another colour space than sRGB looks a little paler to it than on a screen, as it did in
       training.
-    - Refused by name: PostScript, which is a program; camera raw files, which hold but a small copy
-      of the picture; FITS of more than 8 bits, which has no black and white; and whatever Pillow
-      has no mode for, such as TIFF of 64-bit floats or of 16-bit LAB.
+    - Refused by name: what Pillow has no mode for, such as TIFF of 64-bit floats or of 16-bit LAB;
+      what it reads wrongly, such as JPEG 2000 of several channels of more than 8 bits, or TIFF of
+      16 bits in planes; camera raw files, which hold but a small copy of the picture; and every
+      format that is not named here.
 
 What is not promised
     - No decoder notices all damage. A truncated file is refused, but of JPEG files with a single
@@ -44,7 +47,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -76,11 +79,9 @@ if TYPE_CHECKING:
 
     from featx._images.pixels import PixelArray
 
-# Formats that are recognised, but never decoded.
-_REFUSED_FORMATS = {
-    "EPS": "PostScript is a program and is not run: convert it",
-    "IPTC": "an IPTC record may hold any format, programs among them: take the image out of it",
-}
+# What is asked of Pillow, which knows many formats more: some of them are programs, some it reads
+# wrongly or for minutes, and of none does a test show that its black is black.
+_FORMATS = (*("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"),)
 
 # A few bytes are a whole scan of a JPEG, so a small file can keep a decoder busy for an hour. This
 # many of the largest image allowed take some seconds; cameras and optimisers write about ten.
@@ -137,7 +138,7 @@ def decode_content(
     featx.ImageDecodeError: Cannot read image a.png: 3 x 2 pixels are more than the limit ...
     """
     if isinstance(content, np.ndarray):
-        pixels = pixels_from_array(content, source)
+        pixels = pixels_from_array(content, source, limits)
     else:
         limits.check_bytes(len(content), source)
         pixels = _pixels_from_bytes(content, source, limits)
@@ -152,12 +153,10 @@ def _pixels_from_bytes(content: bytes, source: str, limits: Limits) -> PixelArra
     if is_webp(content):
         limits.check_pixels(webp_size(content), source)
     image = _open_heic(content, source) if is_heic(content) else _open(content, source)
-    if image.format in _REFUSED_FORMATS:
-        raise ImageDecodeError(source, _REFUSED_FORMATS[image.format])
     return pixels_from_pillow(image, source, limits)
 
 
-def _open(content: bytes, source: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+def _open(content: bytes, source: str, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
     """Read the header; Pillow decodes nothing yet."""
     with library_errors(source):
         try:
@@ -187,6 +186,12 @@ def _open_heic(content: bytes, source: str) -> Image.Image:
 def _pixels_from_jpeg(content: bytes, source: str, limits: Limits) -> PixelArray:
     header = read_jpeg_header(content) or _header_read_by_pillow(content, source)
     limits.check_pixels(header.size, source)
+    if header.bits != 8 or header.is_lossless:
+        kind = "lossless JPEG" if header.is_lossless else "JPEG"
+        raise ImageDecodeError(
+            source,
+            f"it is a {kind} of {header.bits} bits, expected a usual one of 8: save it as PNG",
+        )
     width, height = header.size
     if width * height * header.n_scans > _SCANS_OF_THE_LARGEST_IMAGE * limits.max_pixels:
         raise ImageDecodeError(
@@ -201,6 +206,6 @@ def _pixels_from_jpeg(content: bytes, source: str, limits: Limits) -> PixelArray
 
 def _header_read_by_pillow(content: bytes, source: str) -> JpegHeader:
     """Read the header of a JPEG with something between its segments."""
-    image = _open(content, source, formats=("JPEG",))
+    image: Any = _open(content, source, formats=("JPEG",))
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    return JpegHeader(image.size, exif, n_scans=content.count(b"\xff\xda"))
+    return JpegHeader(image.size, image.bits, False, exif, n_scans=content.count(b"\xff\xda"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,11 +35,17 @@ _READ = {
     b"BM": "a BMP",
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",
-    b"8BPS": "a Photoshop file",
     b"\0\0\0\x0cjP  ": "a JPEG 2000",
     b"\xff\x4f\xff\x51": "a JPEG 2000",
 }
 _NOT_READ = {
+    b"8BPS": "a Photoshop file",
+    b"%!PS": "PostScript, a program",
+    b"\xc5\xd0\xd3\xc6": "PostScript, a program",
+    b"SIMPLE  =": "FITS",
+    b"DDS ": "a texture (DDS)",
+    b"/* XPM": "an XPM drawing",
+    b"\x0a\x05\x01": "PCX",
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"v/1\x01": "OpenEXR",
@@ -68,6 +74,13 @@ _NOT_READ = {
 _NAMED_LATER = {128: (b"DICM", "DICOM"), 257: (b"ustar", "a tar archive")}
 _READ_BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF"}
 _BRANDS_NOT_READ = {
+    b"8BPS": "a Photoshop file",
+    b"%!PS": "PostScript, a program",
+    b"\xc5\xd0\xd3\xc6": "PostScript, a program",
+    b"SIMPLE  =": "FITS",
+    b"DDS ": "a texture (DDS)",
+    b"/* XPM": "an XPM drawing",
+    b"\x0a\x05\x01": "PCX",
     b"crx ": "a camera raw file",
     b"qt  ": "a video",
     b"isom": "a video",
@@ -85,6 +98,7 @@ _START_OF_SCAN = 0xDA
 _APP1 = 0xE1
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 
 _EXIF_START = b"Exif\0\0"
@@ -96,11 +110,14 @@ _VALUE_FORMATS = {3: "H", 4: "I"}  # TIFF field types SHORT and LONG
 class JpegHeader:
     """What stands before the pixels of a JPEG: width and height before the orientation is applied.
 
-    ``exif`` are the EXIF data without their name; ``n_scans`` is how many times a decoder passes
-    over all pixels, at most: what stands behind the image is counted too.
+    ``bits`` is how many a channel has, ``exif`` are the EXIF data without their name; ``n_scans``
+    is how many times a decoder passes over all pixels, at most: what stands behind the image is
+    counted too.
     """
 
     size: tuple[int, int]
+    bits: int
+    is_lossless: bool
     exif: bytes
     n_scans: int
 
@@ -113,7 +130,7 @@ def read_jpeg_header(content: bytes) -> JpegHeader | None:
     >>> frame = bytes.fromhex("ffc0 000b 08 0002 0003 01 011100")
     >>> scan = bytes.fromhex("ffda 0008 01 0100 003f00")
     >>> read_jpeg_header(b"\xff\xd8" + frame + scan)
-    JpegHeader(size=(3, 2), exif=b'', n_scans=1)
+    JpegHeader(size=(3, 2), bits=8, is_lossless=False, exif=b'', n_scans=1)
     >>> read_jpeg_header(b"\xff\xd8 damaged") is None
     True
     """
@@ -141,7 +158,45 @@ def read_jpeg_header(content: bytes) -> JpegHeader | None:
         return None
     in_one_scan = is_whole and content[frame + 1] not in _PROGRESSIVE
     n_scans = 1 if in_one_scan else content.count(b"\xff\xda", start)
-    return JpegHeader((width, height), exif, n_scans)
+    is_lossless = content[frame + 1] in _LOSSLESS
+    return JpegHeader((width, height), content[frame + 4], is_lossless, exif, n_scans)
+
+
+class Jpeg2000Component(NamedTuple):
+    """A channel of a JPEG 2000; the steps are 2 where it has half of the picture's pixels."""
+
+    bits: int
+    is_signed: bool
+    step_across: int
+    step_down: int
+
+
+def read_jpeg_2000_components(content: bytes) -> tuple[list[Jpeg2000Component], tuple[int, ...]]:
+    r"""Return the channels of a JPEG 2000, and which of them are red, green, blue if it says so.
+
+    The source of the numbers is ISO/IEC 15444-1: the marker SIZ (A.5.1) and the box of channel
+    definitions (I.5.3.6).
+
+    Examples
+    --------
+    >>> siz = bytes.fromhex("ff4f ff51 0029 0000") + bytes(32) + bytes.fromhex("0001 0b0101")
+    >>> read_jpeg_2000_components(siz)[0]
+    [Jpeg2000Component(bits=12, is_signed=False, step_across=1, step_down=1)]
+    """
+    start = max(0, content.find(b"\xff\x4f\xff\x51"))
+    (n_components,) = struct.unpack_from(">H", content, start + 40)
+    components = []
+    for depth, across, down in struct.iter_unpack("3B", content[start + 42 :][: 3 * n_components]):
+        components.append(Jpeg2000Component((depth & 0x7F) + 1, depth >= 0x80, across, down))
+    box = content.find(b"cdef", 0, start)
+    if box < 0:
+        return components, ()
+    (n_definitions,) = struct.unpack_from(">H", content, box + 4)
+    definitions = struct.iter_unpack(">3H", content[box + 6 :][: 6 * n_definitions])
+    colours = {place: channel for channel, kind, place in definitions if kind == 0 and place}
+    others = set(range(n_components)) - set(colours.values())
+    channels = (*(colours[place] for place in sorted(colours)), *sorted(others))
+    return components, () if channels == tuple(range(n_components)) else channels
 
 
 def exif_orientation(info: Mapping[Any, Any]) -> int:

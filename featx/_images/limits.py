@@ -1,11 +1,17 @@
-"""How large an image may be: limits of our own, checked before anything is decoded."""
+"""How large an image may be, and which of its numbers are black and white."""
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from featx._checks import check_whole_number
+from featx._checks import check_whole_number, refuse
 from featx._errors import ImageDecodeError
+
+PixelRange: TypeAlias = str | tuple[float, float]
+"""``"type"``, ``"image"``, or the numbers of black and white."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,13 @@ class Limits:
     never changed here: it refuses what has more than twice as many pixels, in formats other than
     JPEG. To read larger images, raise both.
 
+    `pixel_range` says which numbers are black and white where they are not of 8 bits: those that
+    their type has room for, the smallest and largest of each image, or two numbers.
+
     Examples
     --------
     >>> Limits(max_pixels=50_000_000)
-    Limits(max_pixels=50000000, max_file_bytes=2147483648)
+    Limits(max_pixels=50000000, max_file_bytes=2147483648, pixel_range='type')
     >>> Limits(max_pixels=0)
     Traceback (most recent call last):
     featx.InputError: Got max_pixels=0 but expected a whole number of at least 1
@@ -32,11 +41,13 @@ class Limits:
 
     max_pixels: int = 178_956_970
     max_file_bytes: int = 2**31
+    pixel_range: PixelRange = "type"
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_file_bytes"):
             check_whole_number(name, getattr(self, name), 1)
             object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "pixel_range", _checked_range(self.pixel_range))
 
     def check_pixels(self, size: tuple[int, int], source: str) -> None:
         """Raise `ImageDecodeError` for a (width, height) of more than `max_pixels` pixels."""
@@ -54,6 +65,17 @@ class Limits:
                 source,
                 f"{n_bytes:,} bytes are more than the limit of {self.max_file_bytes:,} bytes",
             )
+
+
+def _checked_range(value: Any) -> PixelRange:
+    if isinstance(value, str) and value in ("type", "image"):
+        return value
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        low, high = value
+        are_numbers = isinstance(low, numbers.Real) and isinstance(high, numbers.Real)
+        if are_numbers and -math.inf < low < high < math.inf:
+            return float(low), float(high)
+    raise refuse("pixel_range", value, "'type', 'image' or two numbers, those of black and white")
 
 
 DEFAULT_LIMITS = Limits()

@@ -16,8 +16,8 @@ from PIL import Image
 
 from featx._errors import ImageDecodeError
 from featx._images.faults import library_errors
-from featx._images.headers import exif_orientation, turn_upright
-from featx._images.limits import DEFAULT_LIMITS, Limits
+from featx._images.headers import exif_orientation, read_jpeg_2000_components, turn_upright
+from featx._images.limits import DEFAULT_LIMITS, Limits, PixelRange
 
 PixelArray: TypeAlias = npt.NDArray[np.uint8]
 """8-bit RGB pixels of shape (height, width, 3), contiguous."""
@@ -25,17 +25,28 @@ PixelArray: TypeAlias = npt.NDArray[np.uint8]
 BACKGROUND = (255, 255, 255, 255)
 """Transparent images are seen on white paper."""
 
+_MAX_UINT8 = 255
 _MAX_UINT16 = 65_535
+
+# Integers that end below this part of the range of their type are of another range: those of 8, 10
+# and 12 bits in 16.
+_NEARLY_UNUSED = 16
+
+# Of a file, what is looked at in search of the numbers' meaning.
+_LONGEST_HEADER = 2**20
 
 # Tags of TIFF and what they say.
 _SUBFILE_TYPE = 254
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC_INTERPRETATION = 262
+_PLANAR_CONFIGURATION = 284
+_PLANES = 2
 _SAMPLE_FORMAT = 339
 _SUBSAMPLING = 530
 _DNG_VERSION = 50_706
 _REDUCED_IMAGE = 1
 _WHITE_IS_ZERO = 0
+_RGB = 2
 _YCBCR = 6
 _SIGNED = 2
 
@@ -58,18 +69,17 @@ def checked_array(array: npt.NDArray[Any], source: str = "<array>") -> npt.NDArr
         )
     if array.size == 0:
         raise ImageDecodeError(source, f"the array of shape {array.shape} has no pixels")
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise ImageDecodeError(
-            source,
-            f"got a {array.dtype} array{_range_text(array)}, expected uint8, or floats in [0, 1]",
-        )
+    if array.dtype.kind not in "uif":
+        raise ImageDecodeError(source, f"got a {array.dtype} array, expected integers or floats")
     return array
 
 
-def pixels_from_array(array: npt.NDArray[Any], source: str = "<array>") -> PixelArray:
+def pixels_from_array(
+    array: npt.NDArray[Any], source: str = "<array>", limits: Limits = DEFAULT_LIMITS
+) -> PixelArray:
     """Return a copy of an array as 8-bit RGB pixels of shape (height, width, 3).
 
-    Floats in [0, 1] are scaled by 255 and rounded.
+    What is not uint8 is scaled from the range of the limits to 0..255 and rounded.
 
     Examples
     --------
@@ -78,7 +88,7 @@ def pixels_from_array(array: npt.NDArray[Any], source: str = "<array>") -> Pixel
     """
     array = checked_array(array, source)
     if array.dtype != np.uint8:
-        array = _scaled_floats(array, source)
+        array = scaled_to_8_bits(array, _white_of(array.dtype), source, limits.pixel_range)
     return np.array(np.broadcast_to(array, (*array.shape[:2], 3)), order="C")
 
 
@@ -91,10 +101,9 @@ def pixels_from_pillow(
     """Return a Pillow image of any mode as upright 8-bit RGB pixels.
 
     Palettes, greys, CMYK, YCbCr, LAB and HSV are converted by Pillow; transparency is laid on
-    white; integers of 12, 16 and 32 bits are scaled to 8, not clipped; the EXIF orientation is
-    applied. The image is loaded, and its palette may change: pass a copy of one that belongs to
-    someone else, and as ``file`` the image as it was opened, for copies forget what the file says
-    of its numbers.
+    white; other numbers than of 8 bits are scaled to 8; the EXIF orientation is applied. The image
+    is loaded, and its palette may change: pass a copy of one that belongs to someone else, and as
+    ``file`` the image as it was opened, for copies forget what the file says of its numbers.
 
     Examples
     --------
@@ -103,24 +112,29 @@ def pixels_from_pillow(
     """
     file = image if file is None else file
     limits.check_pixels(image.size, source)
-    scale = integer_scale(file, source)
+    stored = stored_numbers(file, source)
+    is_reduced = _is_reduced_by_pillow(image)
     with library_errors(source):
         image.load()
     # Once more, because an icon may hold a picture of another size than its header says.
     limits.check_pixels(image.size, source)
-    if image.mode == "F":
-        pixels = _gray_to_rgb(_scaled_floats(_values(image, source), source))
-    elif image.mode.startswith("I") or scale.stored_as == "int8":
-        values = _values(image, source)
-        gray = gray_of_integers(values, scale, source)
+    if image.mode[0] in "IF" or stored.dtype is not None:
+        with library_errors(source):
+            values = np.asarray(image)
+        if stored.dtype is not None:
+            values = values.view(stored.dtype)
+        white = stored.white if image.mode != "F" else 1
+        gray = scaled_to_8_bits(values, white, source, limits.pixel_range)
+        if stored.white_is_zero:
+            gray = 255 - gray
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):
             gray[values == transparent] = BACKGROUND[0]
-        pixels = _gray_to_rgb(gray)
+        pixels = np.repeat(gray[:, :, np.newaxis], 3, axis=2)
     else:
-        pixels = _converted_by_pillow(image, source)
-    if file.format == "XBM":  # its ones are ink, but Pillow makes them white
-        pixels = 255 - pixels
+        pixels = _converted_by_pillow(_with_channels_in_order(image, stored), source)
+        if is_reduced:
+            _check_reduced(pixels, source, limits.pixel_range)
     return np.ascontiguousarray(turn_upright(pixels, exif_orientation(image.info)))
 
 
@@ -134,122 +148,184 @@ def _converted_by_pillow(image: Image.Image, source: str) -> PixelArray:
         return np.array(image.convert("RGB"))
 
 
-def _values(image: Image.Image, source: str) -> npt.NDArray[Any]:
-    with library_errors(source):
-        return np.asarray(image)
+def _with_channels_in_order(image: Image.Image, stored: StoredNumbers) -> Image.Image:
+    if stored.channels:
+        bands = image.split()
+        image = Image.merge(image.mode, [bands[channel] for channel in stored.channels])
+    if stored.bits < 8:
+        top = 2**stored.bits - 1
+        image = image.point([round((value >> 8 - stored.bits) * 255 / top) for value in range(256)])
+    return image
 
 
-def _scaled_floats(values: npt.NDArray[Any], source: str) -> PixelArray:
+def _is_reduced_by_pillow(image: Image.Image) -> bool:
+    """Tell whether Pillow makes 8 bits of 16 while it decodes, as it does of colours."""
+    if image.mode[0] in "IF":
+        return False
+    return any(
+        (tile[3][1] > _MAX_UINT8) if tile[0] == "ppm" else (";16" in str(tile[3]))
+        for tile in getattr(image, "tile", ())
+    )
+
+
+def _check_reduced(pixels: PixelArray, source: str, pixel_range: PixelRange) -> None:
+    if pixel_range != "type":
+        raise ImageDecodeError(
+            source, "colours of 16 bits are read by the range of their type only: pass an array"
+        )
+    white = (int(pixels.max()) + 1) * 256 - 1
+    if white * _NEARLY_UNUSED <= _MAX_UINT16:  # what ends at 255 is all black by now
+        raise ImageDecodeError(source, _unused(f"{white} or before", _MAX_UINT16))
+
+
+def scaled_to_8_bits(
+    values: npt.NDArray[Any], white: float, source: str, pixel_range: PixelRange = "type"
+) -> PixelArray:
+    """Return numbers scaled to 0..255 and rounded.
+
+    ``white`` is the largest number of their type, 0 is black, and numbers outside are refused, as
+    are integers that leave nearly all of that range unused. A range of two numbers clips, as a
+    camera's noise may go beyond.
+
+    Examples
+    --------
+    >>> scaled_to_8_bits(np.array([0, 257, 65535]), 65535, "<array>").tolist()
+    [0, 1, 255]
+    >>> scaled_to_8_bits(np.array([0, 257, 5000]), 65535, "<array>", (0, 4095)).tolist()
+    [0, 16, 255]
+    """
+    low, high = values.min().item(), values.max().item()
     # Written so that NaN, for which every comparison is false, is refused too.
-    if not (values.min() >= 0 and values.max() <= 1):
+    if not (-np.inf < low and high < np.inf):
+        raise ImageDecodeError(source, f"got {values.dtype} pixels from {low} to {high}")
+    if pixel_range == "type":
+        _check_range(low, high, white, source, values.dtype)
+        black = 0.0
+    elif pixel_range == "image":
+        black, white = float(low), float(high)
+    else:
+        black, white = map(float, pixel_range)
+        values = values.clip(black, white)
+    # Integers need the precision: of a float32, 255 times 16 bits leave none.
+    scaled: npt.NDArray[Any] = values.astype("float32" if values.dtype.kind == "f" else "float64")
+    scaled -= black
+    scaled *= 255
+    scaled /= (white - black) or 1
+    pixels: PixelArray = np.rint(scaled, out=scaled).astype(np.uint8)
+    return pixels
+
+
+def _check_range(low: Any, high: Any, white: float, source: str, dtype: np.dtype[Any]) -> None:
+    if low < 0 or high > white:
         raise ImageDecodeError(
             source,
-            f"got {values.dtype} pixels{_range_text(values)}, expected floats in [0, 1]: "
-            "rescale or clip them",
+            f"got {dtype} pixels from {_text(low)} to {_text(high)}, expected 0 to {white}: pass "
+            "pixel_range=(black, white)",
         )
-    scaled: PixelArray = np.rint(values.astype(np.float32) * np.float32(255)).astype(np.uint8)
-    return scaled
+    if dtype.kind != "f" and 0 < high * _NEARLY_UNUSED <= white:
+        raise ImageDecodeError(source, _unused(f"{high}", white))
 
 
-def _gray_to_rgb(gray: PixelArray) -> PixelArray:
-    return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+def _text(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
-def _range_text(values: npt.NDArray[Any]) -> str:
-    if values.dtype.kind not in "iuf":
-        return ""
-    return f" from {values.min():g} to {values.max():g}"
+def _unused(high: str, white: float) -> str:
+    return (
+        f"its numbers end at {high}, which is all but black in 0 to {white}: pass "
+        'pixel_range="image", or (black, white)'
+    )
+
+
+def _white_of(dtype: np.dtype[Any]) -> float:
+    return 1 if dtype.kind == "f" else np.iinfo(dtype).max
 
 
 @dataclass(frozen=True)
-class IntegerScale:
-    """What the integers of a one-channel image mean.
+class StoredNumbers:
+    """What the numbers of a file mean, as far as Pillow does not see to it.
 
     Attributes
     ----------
     white : int
         The number opposite to 0. Where the file does not say it, that of 16 bits, as Pillow also
         scales the numbers of PGM and JPEG 2000.
-    stored_as : str or None
+    dtype : str or None
         The dtype of the numbers in the file, where Pillow has no such mode and hands over the same
         bits as another.
     white_is_zero : bool
         Whether 0 is white, and `white` is black.
+    bits : int
+        How many of 8 bits are in use: Pillow shifts those of JPEG 2000 to the left.
+    channels : tuple of int
+        Which channel is red, green, blue, where they stand in another order.
     """
 
     white: int = _MAX_UINT16
-    stored_as: str | None = None
+    dtype: str | None = None
     white_is_zero: bool = False
+    bits: int = 8
+    channels: tuple[int, ...] = ()
 
 
-def integer_scale(file: Image.Image, source: str) -> IntegerScale:
-    """Return what the integers of an opened file mean, as far as Pillow does not see to it."""
-    if file.format == "FITS" and (file.mode != "L" or _is_compressed_fits(file)):
-        raise ImageDecodeError(
-            source, "FITS holds measurements without a black and a white: export it as PNG or TIFF"
-        )
+def stored_numbers(file: Any, source: str) -> StoredNumbers:
+    """Return what the numbers of an opened file mean; ImageDecodeError where Pillow misreads it."""
     if file.format == "TIFF":
-        return _scale_of_tiff(file, source)
-    return IntegerScale()
+        return _numbers_of_tiff(file, source)
+    if file.format == "JPEG2000" and file.fp is not None:
+        return _numbers_of_jpeg_2000(file, source)
+    return StoredNumbers()
 
 
-def _is_compressed_fits(file: Any) -> bool:
-    return any(tile[0] == "fits_gzip" for tile in file.tile)
-
-
-def _scale_of_tiff(file: Any, source: str) -> IntegerScale:
+def _numbers_of_tiff(file: Any, source: str) -> StoredNumbers:
     with library_errors(source):
-        subfile_type = file.tag_v2.get(_SUBFILE_TYPE)
-        bits = file.tag_v2.get(_BITS_PER_SAMPLE)
-        sample_format = file.tag_v2.get(_SAMPLE_FORMAT)
-        photometric = file.tag_v2.get(_PHOTOMETRIC_INTERPRETATION)
-        subsampling = file.tag_v2.get(_SUBSAMPLING, (1, 1))
-        is_raw = _DNG_VERSION in file.tag_v2
-    if is_raw or (isinstance(subfile_type, int) and subfile_type & _REDUCED_IMAGE):
+        tags = dict(file.tag_v2)
+
+    def several(tag: int) -> tuple[Any, ...]:
+        value = tags.get(tag, ())
+        return value if isinstance(value, tuple) else (value,)
+
+    bits, photometric = several(_BITS_PER_SAMPLE), tags.get(_PHOTOMETRIC_INTERPRETATION)
+    subfile_type, is_signed = tags.get(_SUBFILE_TYPE), _SIGNED in several(_SAMPLE_FORMAT)
+    if _DNG_VERSION in tags or (isinstance(subfile_type, int) and subfile_type & _REDUCED_IMAGE):
         raise ImageDecodeError(
             source, "its first picture is a small copy, as in a camera raw file: develop it first"
         )
-    if photometric == _YCBCR and file.info.get("compression") == "raw" and subsampling != (1, 1):
+    is_raw = file.info.get("compression") == "raw"
+    if photometric == _YCBCR and is_raw and tags.get(_SUBSAMPLING, (1, 1)) != (1, 1):
         raise ImageDecodeError(source, "its colours are halved without compression: save it as RGB")
-    is_signed = sample_format == (_SIGNED,)
-    if bits == (8,) and is_signed:
-        return IntegerScale(white=255, stored_as="int8")
-    if bits == (32,) and not is_signed:
-        return IntegerScale(white=2**32 - 1, stored_as="uint32")
-    white = 2**12 - 1 if bits == (12,) else _MAX_UINT16
-    return IntegerScale(white, white_is_zero=photometric == _WHITE_IS_ZERO)
+    in_planes = tags.get(_PLANAR_CONFIGURATION) == _PLANES and len(bits) > 1
+    read_rightly = ((8, 8, 8),) if is_raw else ((8, 8, 8), (16, 16, 16))
+    if in_planes and (bits not in read_rightly or photometric != _RGB or is_signed):
+        raise ImageDecodeError(
+            source, f"its {len(bits)} channels stand one after the other: save it pixel by pixel"
+        )
+    n_bits = bits[0] if len(bits) == 1 else 16
+    if is_signed or n_bits > 16:
+        kind = "int" if is_signed else "uint"
+        white = 2 ** (n_bits - is_signed) - 1
+        dtype = f"{kind}{n_bits}" if n_bits in (8, 32) and file.mode != "F" else None
+        return StoredNumbers(white, dtype, photometric == _WHITE_IS_ZERO)
+    white = 2**12 - 1 if n_bits == 12 else _MAX_UINT16
+    return StoredNumbers(white, white_is_zero=photometric == _WHITE_IS_ZERO)
 
 
-def gray_of_integers(
-    values: npt.NDArray[Any], scale: IntegerScale, source: str
-) -> npt.NDArray[np.uint8]:
-    """Return integers as 8-bit grey levels, scaled and not clipped.
-
-    ImageDecodeError for numbers below 0 or beyond white, or 32-bit numbers that are all too small
-    to be told from black.
-
-    Examples
-    --------
-    >>> gray_of_integers(np.array([0, 257, 65535]), IntegerScale(), "<array>").tolist()
-    [0, 1, 255]
-    >>> gray_of_integers(np.array([0, 4095]), IntegerScale(4095, white_is_zero=True), "").tolist()
-    [255, 0]
-    """
-    if scale.stored_as is not None:
-        values = values.view(scale.stored_as)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > scale.white:
+def _numbers_of_jpeg_2000(file: Any, source: str) -> StoredNumbers:
+    with library_errors(source):
+        file.fp.seek(0)
+        components, channels = read_jpeg_2000_components(file.fp.read(_LONGEST_HEADER))
+    n_bits = max((component.bits for component in components), default=0)
+    is_plain = len(set(components)) == 1 and components[0][1:] == (False, 1, 1)
+    is_gray = len(components) == 1 and file.mode != "P"
+    if (
+        not is_plain
+        or n_bits > 16
+        or (n_bits != 8 and not is_gray)
+        or (n_bits > 8 and file.mode == "L")
+    ):
         raise ImageDecodeError(
             source,
-            f"got integer pixels from {low} to {high}, expected 0 to {scale.white}: numbers beyond "
-            "have no known scale",
+            f"a JPEG 2000 of {len(components)} channels of up to {n_bits} bits, or of different "
+            "ones, is read wrongly: save it as PNG",
         )
-    if scale.white > _MAX_UINT16 and 0 < high <= _MAX_UINT16:
-        raise ImageDecodeError(
-            source,
-            f"got {values.dtype} pixels from {low} to {high}, which are black on their scale of 0 "
-            f"to {scale.white}: save them with 16 bits",
-        )
-    wide = values.astype(np.uint64 if scale.white > _MAX_UINT16 else np.uint32)
-    gray: npt.NDArray[np.uint8] = ((wide * 255 + scale.white // 2) // scale.white).astype(np.uint8)
-    return 255 - gray if scale.white_is_zero else gray
+    return StoredNumbers(bits=min(n_bits, 8), channels=channels)

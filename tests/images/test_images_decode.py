@@ -184,8 +184,8 @@ def test_a_transparent_colour_of_a_palette_or_grey_png_is_white() -> None:
     ]
     grey = Image.fromarray(np.array([[0, 7]], dtype=np.uint8))
     assert decoded(encode(grey, "PNG", transparency=7))[0, :, 0].tolist() == [0, 255]
-    deep = Image.fromarray(np.array([[0, 7]], dtype=np.uint16))
-    assert decoded(encode(deep, "PNG", transparency=7))[0, :, 0].tolist() == [0, 255]
+    deep = Image.fromarray(np.array([[0, 7000]], dtype=np.uint16))
+    assert decoded(encode(deep, "PNG", transparency=7000))[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
@@ -204,10 +204,10 @@ def test_every_integer_mode_is_scaled_alike(mode: str) -> None:
     assert decoded(read_content(image))[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
-@pytest.mark.parametrize("values", [[[-1, 5]], [[0, 65536]]])
+@pytest.mark.parametrize("values", [[[-1, 5]], [[-65536, 2**31 - 1]]])
 def test_integers_without_a_known_scale_are_refused_with_their_range(values: list[Any]) -> None:
     content = encode(Image.fromarray(np.array(values, dtype=np.int32)), "TIFF")
-    with pytest.raises(ImageDecodeError, match=rf"integer pixels from {values[0][0]} to"):
+    with pytest.raises(ImageDecodeError, match=rf"int32 pixels from {values[0][0]} to"):
         decode_content(content)
 
 
@@ -221,13 +221,13 @@ def test_a_float_tiff_in_0_1_is_scaled() -> None:
 def test_floats_outside_0_1_are_refused_with_their_range(value: float) -> None:
     array = np.array([[0.5, value]], dtype=np.float32)
     for content in (array, encode(Image.fromarray(array), "TIFF")):
-        with pytest.raises(ImageDecodeError, match=r"float32 pixels from .* expected floats in"):
+        with pytest.raises(ImageDecodeError, match=r"float32 pixels from .*"):
             decode_content(content)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int64", "uint16", "complex64", "object", "U3", "M8[s]"])
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "object", "U3", "M8[s]"])
 def test_arrays_of_other_dtypes_are_refused_by_name(dtype: str) -> None:
-    with pytest.raises(ImageDecodeError, match="expected uint8, or floats in") as failure:
+    with pytest.raises(ImageDecodeError, match="expected integers or floats") as failure:
         decode_content(np.zeros((2, 2, 3)).astype(dtype))
     assert str(np.dtype(dtype)) in failure.value.reason
 

@@ -55,7 +55,10 @@ def test_the_defaults_are_pillows_limit_and_two_gigabytes() -> None:
 
 
 def test_numpy_integers_are_taken_as_they_print() -> None:
-    assert repr(Limits(max_pixels=np.int64(5))) == "Limits(max_pixels=5, max_file_bytes=2147483648)"
+    assert (
+        repr(Limits(max_pixels=np.int64(5)))
+        == "Limits(max_pixels=5, max_file_bytes=2147483648, pixel_range='type')"
+    )
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
