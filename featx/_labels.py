@@ -13,9 +13,12 @@ from featx._checks import check_whole_number, refuse
 from featx._errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _SHOWN = 5
+
+# Of fewer numbers with fractions, as the doses of an experiment, each may be a class.
+_MANY_NUMBERS = 10
 
 
 def encode_labels(labels: Any, name: str = "labels", *, may_be_one: bool = False) -> np.ndarray:
@@ -38,13 +41,18 @@ def encode_labels(labels: Any, name: str = "labels", *, may_be_one: bool = False
         if values.ndim != 1 or len(values) == 0:
             raise InputError(f"Got {name} of shape {values.shape} but {expected}")
         # From the labels themselves: an array of mixed ones holds text where numbers were.
-        codes, _ = pd.factorize(pd.Series(list(labels), dtype=object))
+        codes, classes = pd.factorize(pd.Series(list(labels), dtype=object))
     except InputError:
         raise
     except (TypeError, ValueError) as error:  # of several shapes, or unhashable
         raise InputError(f"Got {name} that cannot be read but {expected}: {error}") from None
     if values.dtype.kind == "f" and (values[np.isfinite(values)] % 1 != 0).any():
         raise InputError(f"Got {name} with fractions but expected classes; bin the numbers first")
+    if len(classes) >= _MANY_NUMBERS and _have_fractions(classes):
+        shown = list_labels([str(label) for label in classes])
+        raise InputError(
+            f"Got {name} like measurements, {shown}, but expected classes; bin the numbers first"
+        )
     missing = np.flatnonzero(codes < 0)
     if len(missing):
         raise InputError(
@@ -55,6 +63,15 @@ def encode_labels(labels: Any, name: str = "labels", *, may_be_one: bool = False
         only = values.tolist()[0]
         raise InputError(f"Got one class only, {only!r}, but expected at least 2 to tell apart")
     return codes
+
+
+def _have_fractions(classes: Iterable[Any]) -> bool:
+    """Tell whether labels are numbers, or texts of numbers, and not all of them whole."""
+    try:
+        remainders = [float(label) % 1 for label in classes]
+    except (TypeError, ValueError):
+        return False
+    return any(remainders)
 
 
 def sort_classes(y: Any, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,11 +166,16 @@ def check_folds(labels: Any, folds: int, remedy: str) -> None:
     smallest = int(counts.argmin())
     if counts[smallest] < folds:
         label = np.asarray(labels)[codes == smallest].tolist()[0]
+        advice = "; bin the labels first if they are measurements" if _is_number(label) else ""
         images = "1 image" if counts[smallest] == 1 else f"{counts[smallest]} images"
         raise InputError(
             f"Got a class {label!r} of {images} but expected at least {folds}, one for each fold; "
-            f"add images, leave the class out, or {remedy}"
+            f"add images, leave the class out, or {remedy}{advice}"
         )
+
+
+def _is_number(label: Any) -> bool:
+    return str(label).removeprefix("-").replace(".", "", 1).isdigit()
 
 
 def check_known_classes(test: Any, train: Any) -> None:

@@ -453,7 +453,14 @@ def bad_input(make_image_folder: Callable[..., Path], tmp_path: Path) -> dict[st
     (notes / "red" / "read-me.txt").write_text("no picture")
     manifest = good / "list.csv"
     manifest.write_text("path,lable\nred/000.png,red\n")
+    prices, ages = good / "prices.csv", good / "ages.csv"
+    paths = [path.relative_to(good) for path in sorted(good.rglob("*.png"))]
+    for table, step in ((prices, 0.37), (ages, 3)):
+        rows = [f"{path},{number * step}" for number, path in enumerate(paths)]
+        table.write_text("\n".join(["path,label", *rows]))
     return {
+        "prices": [prices],
+        "ages": [ages],
         "no such folder": [tmp_path / "absent"],
         "an empty folder": [empty],
         "no images": [notes],
@@ -476,6 +483,8 @@ def bad_input(make_image_folder: Callable[..., Path], tmp_path: Path) -> dict[st
         ("one class only", ["'red'", "at least 2"]),
         ("fewer images than folds", ["class 'green' of 3 images", "at least 5"]),
         ("no such column", ["'label'", "did you mean 'lable'"]),
+        ("prices", ["measurements, '0.0', '0.37'", "bin the numbers"]),
+        ("ages", ["class '0' of 1 image", "bin the labels first if they are measurements"]),
         ("unknown backbone", ["did you mean 'efficientnet_lite0'"]),
         ("unknown head", ["did you mean 'logistic_regression'"]),
         ("a file for a folder", ["000.png"]),
