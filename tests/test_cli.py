@@ -461,6 +461,7 @@ def bad_input(make_image_folder: Callable[..., Path], tmp_path: Path) -> dict[st
     return {
         "prices": [prices],
         "ages": [ages],
+        "a compressed archive": [shutil.make_archive(str(tmp_path / "photos"), "gztar", good)],
         "no such folder": [tmp_path / "absent"],
         "an empty folder": [empty],
         "no images": [notes],
@@ -485,6 +486,7 @@ def bad_input(make_image_folder: Callable[..., Path], tmp_path: Path) -> dict[st
         ("no such column", ["'label'", "did you mean 'lable'"]),
         ("prices", ["measurements, '0.0', '0.37'", "bin the numbers"]),
         ("ages", ["class '0' of 1 image", "bin the labels first if they are measurements"]),
+        ("a compressed archive", ["photos.tar.gz", "unpack it"]),
         ("unknown backbone", ["did you mean 'efficientnet_lite0'"]),
         ("unknown head", ["did you mean 'logistic_regression'"]),
         ("a file for a folder", ["000.png"]),

@@ -149,14 +149,14 @@ def one_or_several(names: str) -> str | list[str]:
 
 
 def _is_table(images: Path) -> bool:
-    from featx._images.archives import is_archive
+    from featx._images.archives import PACKED_SUFFIXES
 
-    return images.is_file() and not is_archive(images)
+    return images.is_file() and not images.name.lower().endswith(PACKED_SUFFIXES)
 
 
 def _is_image(path: Path) -> bool:
     """Tell whether a path is one image, by its ending or its content; it may be in an archive."""
-    from featx._images.archives import is_archive, open_archive, split_archive_path
+    from featx._images.archives import PACKED_SUFFIXES, open_archive, split_archive_path
     from featx._images.folders import IMAGE_SUFFIXES
     from featx._images.manifests import TABLE_SUFFIXES
 
@@ -165,7 +165,7 @@ def _is_image(path: Path) -> bool:
         return member[1] in open_archive(member[0]).names
     suffix = path.suffix.lower()
     if path.is_symlink() or path.is_file():
-        if suffix in IMAGE_SUFFIXES or suffix in TABLE_SUFFIXES or is_archive(path):
+        if path.name.lower().endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, *PACKED_SUFFIXES)):
             return suffix in IMAGE_SUFFIXES
         from featx._images.decode import decode_content
         from featx._images.sources import read_content

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from featx._errors import ImageDecodeError, InputError, reason_of
 from featx._files import lock_of_process
+from featx._images.headers import UNKNOWN, why_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,8 +33,10 @@ ARCHIVE_SUFFIXES = ZIP_SUFFIXES + TAR_SUFFIXES
 
 # Reading any member of these means unpacking all that stand before it.
 COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+PACKED_SUFFIXES = (*ARCHIVE_SUFFIXES, *COMPRESSED_TAR_SUFFIXES, ".rar", ".7z")
 
 _OPEN_ARCHIVES = 8
+_HEAD_BYTES = 1024
 
 _DRIVE = re.compile("[A-Za-z]:")
 _UTF8_FLAG = 0x800
@@ -116,6 +119,10 @@ class TarArchive:
                     self.others.append(member.name)
                 else:
                     self._entries[name] = place
+            # tarfile takes a header that is cut off or damaged for the end of the archive.
+            end = os.pread(self._descriptor, tarfile.BLOCKSIZE, file.offset)
+            if end != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it is damaged, or was cut off before its end")
         self.names: Collection[str] = self._entries.keys()
 
     def __del__(self) -> None:
@@ -287,7 +294,17 @@ _open: OrderedDict[tuple[object, ...], Archive] = OrderedDict()
 
 
 def _read_archive(path: str) -> Archive:
+    """Open an archive by its content: some are called .zip and are none."""
+    head = b""
     try:
-        return ZipArchive(path) if path.lower().endswith(ZIP_SUFFIXES) else TarArchive(path)
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        is_tar = head.startswith(b"ustar", 257)
+        if not is_tar and (head.startswith(b"PK") or path.lower().endswith(ZIP_SUFFIXES)):
+            return ZipArchive(path)
+        return TarArchive(path)
     except _DAMAGE as error:
-        raise InputError(f"Cannot read the archive {path}: {reason_of(error)}") from error
+        is_named = head and not head.startswith(b"PK") and not head.startswith(b"ustar", 257)
+        reason = why_unknown(head) if is_named else UNKNOWN
+        reason = reason_of(error) if reason == UNKNOWN else reason
+        raise InputError(f"Cannot read the archive {path}: {reason}") from error

@@ -15,7 +15,7 @@ import numpy as np
 from featx._errors import InputError
 from featx._files import hint_on_path
 from featx._images.archives import (
-    COMPRESSED_TAR_SUFFIXES,
+    PACKED_SUFFIXES,
     is_archive,
     list_members,
     open_archive,
@@ -37,7 +37,7 @@ IMAGE_SUFFIXES = frozenset(
 
 _HOUSEKEEPING = frozenset(
     {"$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx"}
-    | {"@eadir", "@recycle", "#recycle", "#snapshot"}
+    | {"@eadir", "@recycle", "@__thumb", "@recently-snapshot", "#recycle", "#snapshot"}
 )
 """Folders, in lower case, that systems make for themselves; passed over as hidden ones are."""
 
@@ -258,10 +258,10 @@ def _is_in_archive(root: str) -> bool:
     """Tell whether a path is an archive or goes into one; if not, it must be a folder."""
     if is_archive(root) or (not Path(root).exists() and split_archive_path(root) is not None):
         return True
-    if root.lower().endswith(COMPRESSED_TAR_SUFFIXES):
+    if root.lower().endswith(PACKED_SUFFIXES) and Path(root).is_file():
         raise InputError(
-            f"Got {root}, but only .zip and .tar archives are read in place: finding an image in a "
-            "compressed tar means unpacking all before it; unpack it, or make a .zip of it"
+            f"Got {root}, but only .zip and .tar archives are read in place: finding an image in "
+            "another means unpacking all before it; unpack it, or make a .zip of it"
         )
     if not Path(root).exists():
         raise InputError(f"No such file or folder: {root}{hint_on_path(root)}")

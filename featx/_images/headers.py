@@ -68,8 +68,8 @@ _NOT_READ = {
     b"\x1aE\xdf\xa3": "a video",
     b"RIFF": "a video or sound",
     b"\0\x05\x16\x07": "what macOS keeps beside a file",
-    b"version https://git-lfs.github.com/": "a Git LFS pointer (git lfs pull fetches the image)",
-    b"/annex/objects/": "a git-annex pointer (git annex get fetches the image)",
+    b"version https://git-lfs.github.com/": "a Git LFS pointer (git lfs pull fetches the file)",
+    b"/annex/objects/": "a git-annex pointer (git annex get fetches the file)",
 }
 _NAMED_LATER = {128: (b"DICM", "DICOM"), 257: (b"ustar", "a tar archive")}
 _READ_BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF"}

@@ -73,9 +73,9 @@ def check_level(root: str, classes: dict[str, list[str]]) -> None:
             f"Expected a subfolder for each class in {root}, got one that holds {len(found)} "
             f"folders of images, {_some(found)}: give {way}"
         )
-    if len(inside) > 1 and _is_same(inside.values()):
+    if len(inside) > 1 and (same := _common(inside.values())):
         warnings.warn(
-            f"The folders {_some(found)} in {root} all hold folders {_some(inside.popitem()[1])}: "
+            f"The folders {_some(found)} in {root} all hold folders {_some(same)}: "
             "the former are the classes; if the latter are, give one of the former",
             stacklevel=4,
         )
@@ -87,17 +87,19 @@ def _parts_of_a_data_set(inside: dict[str, set[str]]) -> dict[str, str]:
     ``inside`` is what folders hold. "bullet train" and "test tube" may be classes.
     """
     parts = {name: part for name in inside if (part := _part(name))}
-    if parts and _is_same(inside.values()):
+    if parts and _common(inside.values()):
         return {name: parts.get(name, "") for name in inside}
-    if len(parts) < len(inside) and not _is_same(inside[name] for name in parts):
+    if len(parts) < len(inside) and not _common(inside[name] for name in parts):
         parts = {name: part for name, part in parts.items() if _PART.fullmatch(name.casefold())}
     return parts if len(set(parts.values())) > 1 else {}
 
 
-def _is_same(folders: Iterable[set[str]]) -> bool:
-    """Tell whether all folders hold the same subfolders, and at least two."""
-    first, *others = [*folders] or [set()]
-    return len(first) > 1 and "" not in first and all(names == first for names in others)
+def _common(folders: Iterable[set[str]]) -> set[str]:
+    """Return the subfolders that all folders hold, if they are most of each, and at least two."""
+    all_names = [*folders]
+    common = set.intersection(*all_names) if all_names else set()
+    is_most = all("" not in names and 2 * len(common) >= len(names) for names in all_names)
+    return common if len(common) > 1 and is_most else set()
 
 
 def _part(name: str) -> str | None:
@@ -112,7 +114,7 @@ def _is_above_parts(
     test, *_ = sorted(parts, key=lambda name: _TESTED_ON.index(parts[name]))
     advice = (
         "sort the images of each into a folder for each class, or list them in a table"
-        if "" in ways[train][1] or "" in ways[test][1]
+        if set(ways[train][1]) == {""} or set(ways[test][1]) == {""}
         else f"give one of them, as in featx select {shlex.quote(ways[train][0])} "
         f"--test {shlex.quote(ways[test][0])}"
     )

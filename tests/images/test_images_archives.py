@@ -265,6 +265,46 @@ def test_what_is_no_plain_file_in_an_archive_is_listed_among_the_skipped(tmp_pat
             read_content(path / "link.png")
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "File is not a zip file|empty file"),
+        (b"\x1f\x8b\x08\0", "a gzip archive"),
+        (b"<html><body>Sign in", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    ],
+)
+def test_what_is_no_archive_is_called_by_its_name(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    for name in ("a.zip", "a.tar"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"Cannot read the archive .*: .*({reason})"):
+            find_images(tmp_path / name)
+
+
+def test_an_archive_is_read_by_its_content(tmp_path: Path) -> None:
+    make_zip(tmp_path / "a.zip").rename(tmp_path / "zip.tar")
+    make_tar(tmp_path / "a.tar", FILES | {"in.png": (tmp_path / "zip.tar").read_bytes()})
+    (tmp_path / "a.tar").rename(tmp_path / "tar.zip")
+    for name in ("zip.tar", "tar.zip"):
+        for path, content in FILES.items():
+            assert read_content(tmp_path / name / path) == content
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_an_archive_that_is_cut_off_is_refused_and_not_a_smaller_one(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = (make_zip if suffix == "zip" else make_tar)(tmp_path / f"a.{suffix}")
+    whole = path.read_bytes()
+    content_end = len(whole.rstrip(b"\0")) if suffix == "tar" else len(whole)
+    for size in {*range(0, content_end, 97), *range(0, content_end, 512)}:
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match="Cannot read the archive"):
+            find_images(path)
+
+
 def zip_of_bytes(path: Path, name: bytes, extra: bytes = b"") -> Path:
     """Make an archive whose names are bytes of no stated encoding."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -334,7 +374,7 @@ def test_an_encrypted_member_is_refused_by_name(tmp_path: Path) -> None:
         read_content(path / "1.png")
 
 
-@pytest.mark.parametrize("name", ["photos.tar.gz", "photos.tgz", "photos.tar.xz"])
+@pytest.mark.parametrize("name", ["photos.tar.gz", "photos.tgz", "photos.RAR", "photos.7z"])
 def test_a_compressed_tar_is_refused_with_a_way_out(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"anything")
     for load in (load_image_folder, find_images):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featx._errors import ImageDecodeError, InputError
+from featx._images.decode import _FORMATS
 from featx._images.folders import (
     IMAGE_SUFFIXES,
     count_endings,
@@ -194,6 +195,7 @@ def test_all_endings_of_a_format_are_found_or_none(tmp_path: Path) -> None:
     formats = {registered[ending] for ending in IMAGE_SUFFIXES if ending in registered}
     endings = {ending for ending, name in registered.items() if name in formats}
     assert endings <= IMAGE_SUFFIXES
+    assert set(_FORMATS) <= formats <= {*_FORMATS, "JPEG", "MPO", "HEIF"}
     phone = {".heic", ".heif", ".hif", ".mpo", ".apng", ".ico", ".jpx", ".j2c", ".avifs"}
     assert phone <= IMAGE_SUFFIXES
     root = make(tmp_path, *(f"cat/IMG{ending.upper()}" for ending in IMAGE_SUFFIXES))
@@ -236,6 +238,7 @@ def pack(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
         ("train2017", "val2017"),
         ("trainset", "testset"),
         ("all", "train"),
+        ("training", "rest"),
         ("test", "dev"),
     ],
 )
@@ -289,7 +292,8 @@ def test_a_single_class_of_images_is_a_class(pack: Callable[..., Path]) -> None:
 
 
 def test_class_folders_that_hold_the_same_subfolders_are_named(pack: Callable[..., Path]) -> None:
-    root = pack(*(f"{a}/{b}/1.jpg" for a in ("cat", "dog") for b in ("inside", "outside")))
+    images = [f"{a}/{b}/1.jpg" for a in ("cat", "dog") for b in ("inside", "outside")]
+    root = pack(*images, "cat/night/1.jpg")
     with pytest.warns(UserWarning, match=r"'cat', 'dog' .* all hold folders 'inside'"):
         assert load_image_folder(root).target_names == ["cat", "dog"]
 
