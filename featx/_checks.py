@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,22 @@ def refuse(name: str, value: object, expected: str, known: Iterable[str] = ()) -
     """
     hint = did_you_mean(value, known) if isinstance(value, str) else ""
     return InputError(f"Got {name}={brief(value)} but expected {expected}{hint}")
+
+
+def as_seen(name: object) -> str:
+    """Return a name without case, spaces and what nobody sees; in one of its Unicode forms.
+
+    Examples
+    --------
+    >>> as_seen("Hot Dog"), as_seen("cafe\u0301") == as_seen("caf\u00e9")
+    ('hotdog', True)
+    """
+    letters = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", str(name)).casefold())
+    return "".join(
+        letter
+        for letter in letters
+        if not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf")
+    )
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from featx._checks import check_whole_number, refuse
+from featx._checks import as_seen, check_whole_number, refuse
 from featx._errors import InputError
 
 if TYPE_CHECKING:
@@ -180,12 +180,16 @@ def _is_number(label: Any) -> bool:
 
 def check_known_classes(test: Any, train: Any) -> None:
     """Raise InputError where a test image has a class that no image to train on has."""
-    known = dict.fromkeys(train)
-    unknown = next((label for label in test if label not in known), None)
+    # As Python's own types, which are shown without those of NumPy.
+    known = dict.fromkeys(np.asarray(train, dtype=object).tolist())
+    others = np.asarray(test, dtype=object).tolist()
+    unknown = next((label for label in others if label not in known), None)
     if unknown is not None:
+        alike = next((label for label in known if as_seen(label) == as_seen(unknown)), None)
+        hint = f"; {alike!a} and {unknown!a} differ in form only" if alike is not None else ""
         raise InputError(
             f"Got test images of class {unknown!r} but expected only classes of the training set: "
-            f"{list_labels(list(known))}"
+            f"{list_labels(list(known))}{hint}"
         )
 
 

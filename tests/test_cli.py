@@ -524,10 +524,11 @@ def test_a_test_image_of_an_unknown_class_is_refused(
     featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     train = make_image_folder({"red": 6, "green": 6})
-    test = make_image_folder({"red": 2, "blue": 2}, name="test")
-    done = featx("select", train, "--test", test, "--out", tmp_path / "run", "--cv", 2)
-    assert done.code == 2
-    assert "'blue'" in done.err
+    for name, part in (("blue", "'blue'"), ("Red", "'red' and 'Red' differ in form only")):
+        test = make_image_folder({"green": 2, name: 2}, name=f"test-{name}")
+        done = featx("select", train, "--test", test, "--out", tmp_path / "run", "--cv", 2)
+        assert done.code == 2
+        assert part in done.err
 
 
 def test_predict_refuses_what_is_no_model(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx._checks import as_seen
 from featx._errors import InputError
 from featx._files import hint_on_path
 from featx._images.archives import (
@@ -203,7 +203,7 @@ def _warn_of_alike(names: list[str]) -> None:
     """Say which classes are one to people, but not to programs."""
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(_as_seen(name), []).append(name)
+        alike.setdefault(as_seen(name), []).append(name)
     groups = [" and ".join(map(ascii, group)) for group in alike.values() if len(group) > 1]
     if groups:
         warnings.warn(
@@ -211,16 +211,6 @@ def _warn_of_alike(names: list[str]) -> None:
             f"{', …' if len(groups) > 3 else ''}; give them one name if they are one class",
             stacklevel=4,
         )
-
-
-def _as_seen(name: str) -> str:
-    """Return a name without case, spaces and what nobody sees."""
-    letters = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return "".join(
-        letter
-        for letter in letters
-        if not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf")
-    )
 
 
 def _list_classes(root: str) -> tuple[str, dict[str, list[str]], list[str], list[str]]:
