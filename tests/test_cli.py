@@ -431,8 +431,11 @@ def test_every_command_with_an_embedder_has_the_same_options(
 
 
 def test_the_version_is_printed_and_the_package_can_be_run(
-    featx: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
+    featx: Callable[..., Outcome],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delitem(sys.modules, "featx.__main__", raising=False)  # another test may import it
     assert featx("--version") == (0, f"featx {__version__}\n", "")
     with pytest.raises(SystemExit) as leaving:
         runpy.run_module("featx", run_name="__main__", alter_sys=True)
