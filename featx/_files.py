@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import time
+import unicodedata
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,11 +78,31 @@ def hint_on_path(path: str | os.PathLike[str]) -> str:
             f"; it is a link to {target!r}, which is missing: fetch what is kept elsewhere, as by "
             "'git annex get' or 'dvc pull'"
         )
+    likely = next(filter(os.path.exists, _other_spellings(name)), None)
+    if likely is not None:
+        return f"; {likely!a} is there"
     if name.startswith("~") or "/~/" in name:
         return "; ~ is not expanded: use os.path.expanduser"
+    if "*" in name:
+        return "; * is not expanded: use glob.glob"
     if "\\" in name:
         return "; it has \\ as on Windows, expected /"
     return ""
+
+
+def _other_spellings(name: str) -> list[str]:
+    """Return what a path may have been before another system or program had it."""
+    stem, ending = os.path.splitext(name)  # noqa: PTH122
+    spellings = (
+        name.strip(),
+        name.replace("\\", "/"),
+        os.path.expandvars(name),
+        unicodedata.normalize("NFC", name),
+        unicodedata.normalize("NFD", name),
+        stem + ending.lower(),
+        stem + ending.upper(),
+    )
+    return [other for other in spellings if other != name]
 
 
 @contextlib.contextmanager

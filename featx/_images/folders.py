@@ -100,7 +100,7 @@ def load_image_folder(folder: str | os.PathLike[str], *, return_X_y: bool = Fals
     >>> [Path(path).name for path in photos.paths]
     ['1.jpg', '1.jpg']
     """
-    root, classes, unlabelled, others = _list_classes(os.fspath(folder))
+    root, classes, unlabelled, others = _list_classes(os.fsdecode(folder))
     if not classes and unlabelled:
         raise InputError(
             f"Got {len(unlabelled)} images in {root} and no class folders, expected a subfolder "
@@ -154,7 +154,7 @@ def find_images(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     >>> [Path(path).name for path in paths]
     ['1.jpg', '2.PNG']
     """
-    root = os.fspath(folder)
+    root = os.fsdecode(folder)
     paths, skipped = _find_in_archive(root) if _is_in_archive(root) else _find_below(root)
     if not paths:
         raise _no_images(root, skipped)

@@ -232,6 +232,28 @@ def test_what_only_other_programs_take_for_a_path_is_named(tmp_path: Path) -> No
     assert "it is a link to '.git/annex/objects/cat.jpg', which is missing" in reason
 
 
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [
+        ("cat.jpg", "cat.jpg\n"),
+        ("cat.jpg", "cat.JPG"),
+        ("cat.JPG", "cat.jpg"),
+        ("hats/cat.jpg", r"hats\cat.jpg"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+        ("cafe\u0301.jpg", "caf\u00e9.jpg"),
+        ("home.jpg", "$FEATX_TEST.jpg"),
+    ],
+)
+def test_a_path_that_is_there_in_another_spelling_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, asked: str
+) -> None:
+    monkeypatch.setenv("FEATX_TEST", "home")
+    (tmp_path / "hats").mkdir()
+    (tmp_path / there).touch()
+    reason = reason_of(f"{tmp_path}/{asked}")
+    assert reason == f"no such file; {str(tmp_path / there)!a} is there"
+
+
 def test_a_folder_or_an_archive_in_place_of_images_is_told_what_lists_it(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos.zip").touch()
