@@ -158,8 +158,8 @@ Archive: TypeAlias = ZipArchive | TarArchive
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
     """Tell whether a path is a file with the ending of an archive that is read in place."""
-    name = os.fspath(path)
-    return name.lower().endswith(ARCHIVE_SUFFIXES) and Path(name).is_file()
+    path = Path(path)  # without a slash at its end
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file()
 
 
 def split_archive_path(path: str | os.PathLike[str]) -> tuple[str, str] | None:

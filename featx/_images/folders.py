@@ -262,6 +262,7 @@ def _is_in_archive(root: str) -> bool:
 
 def _find_in_archive(root: str) -> tuple[list[str], list[str]]:
     """Return the images and the rest of an archive, or of a folder in one, sorted."""
+    root = os.fspath(Path(root))
     archive, below = (root, "") if is_archive(root) else split_archive_path(root) or (root, "")
     names, skipped = list_members(archive, below)
     if not names and not skipped and below:

@@ -87,6 +87,11 @@ def test_a_folder_in_an_archive_is_a_folder(archive: Path) -> None:
     paths, skipped = find_images(archive / "dog")
     assert paths == [str(archive / "dog" / "1.PNG")]
     assert skipped == [str(archive / "dog" / "notes.txt")]
+    assert find_images(f"{archive}/dog/") == (paths, skipped)
+    assert find_images(f"{archive}/") == find_images(archive)
+    assert (
+        load_image_folder(f"{archive}/").paths.tolist() == load_image_folder(archive).paths.tolist()
+    )
     with pytest.raises(InputError, match="No such folder in the archive"):
         find_images(archive / "bird")
 
