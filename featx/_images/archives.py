@@ -120,9 +120,11 @@ class TarArchive:
                 else:
                     self._entries[name] = place
             # tarfile takes a header that is cut off or damaged for the end of the archive.
-            end = os.pread(self._descriptor, tarfile.BLOCKSIZE, file.offset)
-            if end != bytes(tarfile.BLOCKSIZE):
+            rest = os.pread(self._descriptor, 2 * tarfile.RECORDSIZE, file.offset)
+            if not rest.startswith(bytes(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError("it is damaged, or was cut off before its end")
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("another archive was joined to it: unpack it by 'tar -i'")
         self.names: Collection[str] = self._entries.keys()
 
     def __del__(self) -> None:

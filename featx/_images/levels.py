@@ -110,14 +110,15 @@ def _part(name: str) -> str | None:
 def _is_above_parts(
     root: str, parts: dict[str, str], ways: dict[str, tuple[str, dict[str, list[str]]]]
 ) -> InputError:
-    train, *_ = sorted(parts, key=lambda name: _TRAINED_ON.index(parts[name]))
-    test, *_ = sorted(parts, key=lambda name: _TESTED_ON.index(parts[name]))
-    advice = (
-        "sort the images of each into a folder for each class, or list them in a table"
-        if set(ways[train][1]) == {""} or set(ways[test][1]) == {""}
-        else f"give one of them, as in featx select {shlex.quote(ways[train][0])} "
-        f"--test {shlex.quote(ways[test][0])}"
-    )
+    with_classes = [name for name in parts if set(ways[name][1]) != {""}]
+    if with_classes:
+        train = min(with_classes, key=lambda name: _TRAINED_ON.index(parts[name]))
+        test = min(with_classes, key=lambda name: _TESTED_ON.index(parts[name]))
+        advice = f"give one of them, as in featx select {shlex.quote(ways[train][0])}"
+        if test != train:
+            advice += f" --test {shlex.quote(ways[test][0])}"
+    else:
+        advice = "sort the images of each into a folder for each class, or list them in a table"
     return InputError(f"The folders {_some(parts)} in {root} are no classes: {advice}")
 
 

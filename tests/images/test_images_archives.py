@@ -310,6 +310,13 @@ def test_an_archive_that_is_cut_off_is_refused_and_not_a_smaller_one(
             find_images(path)
 
 
+def test_tars_that_were_joined_are_refused_and_not_the_first_of_them(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar")
+    path.write_bytes(path.read_bytes() + path.read_bytes())
+    with pytest.raises(InputError, match="another archive was joined to it"):
+        find_images(path)
+
+
 def zip_of_bytes(path: Path, name: bytes, extra: bytes = b"") -> Path:
     """Make an archive whose names are bytes of no stated encoding."""
     with zipfile.ZipFile(path, "w") as archive:
