@@ -43,6 +43,7 @@ _HOUSEKEEPING = frozenset(
 
 _KINDS_SHOWN = 6
 _LONGEST_ENDING = 12
+_WORDS = ("folder", "other")
 
 
 @public
@@ -172,7 +173,11 @@ def count_endings(paths: Iterable[str]) -> str:
     counts = sorted(Counter(map(_ending, paths)).items(), key=lambda item: (-item[1], item[0]))
     shown = counts[:_KINDS_SHOWN]
     others = sum(count for _, count in counts[_KINDS_SHOWN:])
-    return ", ".join(f"{count} {kind}" for kind, count in [*shown, ("others", others)] if count)
+    return ", ".join(
+        f"{count} {kind}{'s' if count > 1 and kind in _WORDS else ''}"
+        for kind, count in [*shown, ("other", others)]
+        if count
+    )
 
 
 def _ending(path: str) -> str:
@@ -180,7 +185,10 @@ def _ending(path: str) -> str:
         return "hidden"
     suffix = Path(path).suffix.lower()
     is_one = 1 < len(suffix) <= _LONGEST_ENDING and suffix.isprintable() and " " not in suffix
-    return suffix if is_one else "without an ending"
+    if is_one:
+        return suffix
+    # A class folder without images is not to be missed.
+    return "folder" if Path(path).is_dir() else "without an ending"
 
 
 def bunch_of_images(

@@ -76,6 +76,9 @@ def test_what_is_left_out_is_listed(tmp_path: Path) -> None:
     photos = load_image_folder(root)
     assert below(root, photos.paths) == ["cat/1.jpg"]
     assert photos.target_names == ["cat"]
+    assert count_endings(photos.skipped) == (
+        "3 hidden, 2 .txt, 1 .jpg, 1 .md, 1 folder, 1 without an ending"
+    )
     assert sorted(below(root, photos.skipped)) == [
         ".git",
         "cat/.hidden.jpg",
