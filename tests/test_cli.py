@@ -287,6 +287,9 @@ def test_a_link_to_nothing_is_an_unreadable_image(
 ) -> None:
     folder = make_image_folder({"red": 2})
     (folder / "red" / "IMG.HEIC").symlink_to("../.git/annex/objects/IMG.HEIC")
+    (tmp_path / "linked.jpg").symlink_to(folder)
+    done = featx("embed", tmp_path / "linked.jpg", "--out", tmp_path / "linked.parquet")
+    assert done.out.startswith("3 rows")
     done = featx("embed", folder, "--out", tmp_path / "photos.parquet")
     assert done.code == 1
     assert done.err.startswith(f"Unreadable: {folder}/red/IMG.HEIC: no such file; it is a link")

@@ -164,7 +164,7 @@ def _is_image(path: Path) -> bool:
     if member is not None:
         return member[1] in open_archive(member[0]).names
     suffix = path.suffix.lower()
-    if path.is_symlink() or path.is_file():
+    if path.is_file() or (path.is_symlink() and not path.exists()):
         if path.name.lower().endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, *PACKED_SUFFIXES)):
             return suffix in IMAGE_SUFFIXES
         from featx._images.decode import decode_content
