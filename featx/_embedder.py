@@ -15,7 +15,7 @@ from featx._errors import (
     PrecisionWarning,
     StaleEmbedderError,
 )
-from featx._extraction.contents import checked_images, is_made_on_demand
+from featx._extraction.contents import chosen_images
 from featx._extraction.parcels import refuse_all_failed
 from featx._extraction.recipe import EmbeddingRecipe, choose_backbone, choose_further_taps
 from featx._extraction.runtime import computing_threads, plan_execution
@@ -139,8 +139,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
 
     Images are paths (str or Path), bytes of an image file, PIL images, arrays of shape (height,
     width, 3) or (height, width), or torch tensors of shape (3, height, width), in a list, a Series,
-    a data frame of one column, a one-dimensional array, or a single four-dimensional array or
-    tensor. A string is always a path and never fetched.
+    a data frame of one column, a one-dimensional array, a single four-dimensional array or tensor,
+    or any object with a length and an index, as of torchvision, Hugging Face, HDF5 or Arrow, each
+    of whose items is taken once. A string is always a path and never fetched.
 
     Examples
     --------
@@ -219,7 +220,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         WeightsError
             When the network's weights are not on this machine.
         """
-        items = checked_images(X)
+        items = chosen_images(X)
         if y is not None and len(y) != len(items):
             raise InputError(
                 f"Got {len(items)} images and {len(y)} labels but expected one label per image"
@@ -294,7 +295,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         Parcel
             Of all images: ``vectors``, ``digests`` and ``failures``.
         """
-        items = checked_images(X)
+        items = chosen_images(X)
         stream = self._open_stream()
         with progress_bar("Embedding", len(items), self.progress) as advance:
             extraction = stream.extract(items, advance)
@@ -314,8 +315,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of images
-            See the notes of the class; or any object with a length whose items are images, each
-            taken once.
+            See the notes of the class.
         skip : callable, optional
             Is asked with the row of the first image of a parcel, its images and their digests, and
             returns for which of them nothing is to be computed (ndarray of bool), or None.
@@ -336,7 +336,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         ImageDecodeError, InputError, StaleEmbedderError
             As `transform` does; with ``on_error="nan"`` all images may be unreadable.
         """
-        items = X if is_made_on_demand(X) and len(X) else checked_images(X)
+        items = chosen_images(X)
         yield from self._open_stream(use_cache=use_cache).parcels(items, advance, skip=skip)
 
     def _open_stream(self, *, use_cache: bool = True) -> EmbeddingStream:

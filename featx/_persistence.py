@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import zipfile
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # The types beyond those that skops trusts by itself which a model of featx may hold: featx's own,
-# and scikit-learn's that the heads need. A file with any other type is refused before anything of
-# it is built.
+# and what scikit-learn's modules of classifiers, scores and searches define. A file with any other
+# type is refused before anything of it is built.
 TRUSTED_TYPES = (
     "featx.ImageEmbedder",
     "featx.LinearHeadClassifier",
     "featx.EmbeddingCache",
+    "featx.HeadSearch",
     "pathlib.PosixPath",  # a cache folder given as a Path
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.tree._tree.Tree",
+)
+_TRUSTED_MODULES = (
+    *("sklearn.calibration", "sklearn.ensemble.", "sklearn.metrics.", "sklearn.model_selection."),
+    *("sklearn.neighbors.", "sklearn.tree.", "sklearn.utils._bunch"),
 )
 
 # Where featx 0.1 had what is named by its public name now.
@@ -78,7 +81,7 @@ def save_model(model: Any, file: str | os.PathLike[str]) -> None:
     if refused:
         raise InputError(
             f"Got a model that holds {', '.join(refused)} but expected only types of "
-            "scikit-learn and featx: load_model would refuse it"
+            "scikit-learn and featx: load_model would refuse it; joblib.dump keeps any model"
         )
     with write_atomically(output_file(file)) as output:
         output.write(data)
@@ -121,7 +124,8 @@ def load_model(file: str | os.PathLike[str]) -> Any:
         raise InputError(f"There is no model file {path}")
     try:
         data = _with_names_of_today(path.read_bytes())
-        refused = _refused_types(skops.io.get_untrusted_types(data=data))
+        untrusted = skops.io.get_untrusted_types(data=data)
+        refused = _refused_types(untrusted)
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         raise SchemaError(
             f"{path} is not a model written by featx, or is damaged: {error}"
@@ -131,7 +135,7 @@ def load_model(file: str | os.PathLike[str]) -> Any:
             f"{path} holds {', '.join(refused)}, which featx does not load: expected only types "
             "of scikit-learn and featx; nothing of it was loaded"
         )
-    return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
+    return skops.io.loads(data, trusted=untrusted)  # none of which is refused
 
 
 def _with_names_of_today(data: bytes) -> bytes:
@@ -161,7 +165,19 @@ def _with_names_of_today(data: bytes) -> bytes:
 
 
 def _refused_types(untrusted: Iterable[str]) -> list[str]:
-    return sorted(set(untrusted) - set(TRUSTED_TYPES))
+    return sorted(name for name in {*untrusted} - {*TRUSTED_TYPES} if not _is_of_sklearn(name))
+
+
+def _is_of_sklearn(name: str) -> bool:
+    """Tell whether a trusted module defines it, and has not only imported it."""
+    module, _, attribute = name.rpartition(".")
+    if not module.startswith(_TRUSTED_MODULES):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        return False
+    return getattr(found, "__module__", None) == module
 
 
 def _refuse_networks(model: Any) -> None:

@@ -15,8 +15,18 @@ import numpy as np
 import pytest
 import sklearn
 import skops.io
+from sklearn.datasets import make_classification
+from sklearn.decomposition import PCA
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.fixes import parse_version
 from small_networks import TINY
 from torch import nn
@@ -38,6 +48,7 @@ from featx._errors import (
     StaleEmbedderError,
     UntrustedModelError,
 )
+from featx._persistence import _refused_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -362,3 +373,28 @@ def test_nothing_in_the_package_can_load_a_pickle() -> None:
             assert word not in text.replace(".eval()", ""), f"{word} in {path}"
         for line in text.splitlines():
             assert "torch.load(" not in line or "weights_only=True" in line, path
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        HistGradientBoostingClassifier(max_iter=3),
+        make_pipeline(PCA(2), KNeighborsClassifier(2, algorithm="kd_tree")),
+        KNeighborsClassifier(2, algorithm="ball_tree", metric="manhattan"),
+        VotingClassifier([("tree", DecisionTreeClassifier()), ("linear", LogisticRegression())]),
+        StackingClassifier([("linear", LogisticRegression())], cv=2),
+        GridSearchCV(LogisticRegression(), {"C": [1.0, 3.0]}, cv=2, scoring="f1_macro"),
+    ],
+    ids=lambda classifier: type(classifier).__name__,
+)
+def test_any_classifier_of_scikit_learn_is_kept(classifier: Any, tmp_path: Path) -> None:
+    X, y = make_classification(60, random_state=0)
+    model = classifier.fit(X, y)
+    save_model(model, tmp_path / "model.skops")
+    loaded = load_model(tmp_path / "model.skops")
+    assert np.array_equal(loaded.predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize("name", ["os.system", "sklearn.ensemble._forest.threading", "sklearn.x.Y"])
+def test_what_a_trusted_module_only_imports_is_not_trusted(name: str) -> None:
+    assert _refused_types([name, "sklearn.tree._tree.Tree"]) == [name]

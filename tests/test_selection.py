@@ -13,7 +13,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
@@ -27,6 +27,7 @@ from featx import (
     load_image_folder,
     load_model,
     read_embeddings,
+    save_model,
 )
 from featx._prediction import predict_images
 from featx._selection.heads import choose_heads, head_name, make_heads
@@ -63,7 +64,7 @@ def test_every_combination_of_heads_can_be_asked_for_in_any_order() -> None:
     assert [head.name for head in choose_heads("rbf_svm")] == ["rbf_svm"]
     assert [head_name(head.classifier) for head in make_heads()] == NAMES
     for wrong in ("rbf_svn", ["rbf_svm", "svm"], []):
-        with pytest.raises(InputError, match="expected 'all' or some of"):
+        with pytest.raises(InputError, match="expected 'all', classifiers, or some of"):
             choose_heads(wrong)
 
 
@@ -277,3 +278,53 @@ def test_labelled_arrays_of_one_shape_are_chosen_among_like_files(tmp_path: Path
     )
     selection.save(tmp_path / "run")
     assert len(read_embeddings(tmp_path / "run" / "embeddings.parquet").target) == 12
+
+
+# head_search: what people ask of it --------------------------------------------------------------
+
+
+def drawn_images(count: int) -> tuple[list[np.ndarray], list[str]]:
+    images = list(np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
+    for image in images[::2]:
+        image[:, ::4] = 0
+    return images, ["striped", "plain"] * (count // 2)
+
+
+SMALL = ImageEmbedder(image_size=32, progress=False)
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc_ovr", "neg_log_loss"])
+def test_a_score_of_probabilities_works_with_every_head(scoring: str) -> None:
+    search = head_search(["linear_svm", "rbf_svm"], embedder=SMALL, scoring=scoring, cv=2)
+    search.fit(*drawn_images(16))
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_.predict_proba(drawn_images(2)[0]).shape == (2, 2)
+
+
+def test_few_images_leave_no_number_of_neighbours_out_of_reach() -> None:
+    search = head_search("k_nearest_neighbors", embedder=SMALL, cv=3)
+    given = search.param_grid
+    search.fit(*drawn_images(12))
+    assert {row["head__n_neighbors"] for row in search.cv_results_["params"]} == {3, 7}
+    assert search.param_grid is given
+    assert given[0]["head__n_neighbors"] == [3, 7, 15]
+
+
+def test_heads_may_be_classifiers_and_the_embedder_a_name() -> None:
+    heads = [LogisticRegression(C=0.1), "rbf_svm", RidgeClassifier()]
+    search = head_search(heads, embedder="efficientnet_lite1")
+    assert search.estimator.named_steps["embedder"].backbone == "efficientnet_lite1"
+    assert [len(grid) for grid in search.param_grid] == [2, 4, 2]
+    search = head_search(RidgeClassifier(), embedder=SMALL, cv=2).fit(*drawn_images(8))
+    assert isinstance(search.best_estimator_.named_steps["head"], RidgeClassifier)
+    with pytest.raises(InputError, match="expected 'all', classifiers, or some of"):
+        head_search([Ridge()])
+
+
+def test_a_fitted_search_is_kept(tmp_path: Path) -> None:
+    images, labels = drawn_images(8)
+    search = head_search("logistic_regression", embedder=SMALL, cv=2).fit(images, labels)
+    save_model(search, tmp_path / "search.skops")
+    loaded = load_model(tmp_path / "search.skops")
+    assert loaded.best_params_["head__C"] == search.best_params_["head__C"]
+    assert np.array_equal(loaded.predict(images), search.predict(images))

@@ -25,10 +25,9 @@ from featx._backbones.taps import (
     unknown_layer,
 )
 from featx._backbones.weights import tensors_sha256
-from featx._checks import refuse
 from featx._errors import InputError
 from featx._files import lock_of_process
-from featx._images.preprocess import Preprocessing, count_views
+from featx._images.preprocess import Preprocessing, count_views, preprocessing_of
 from featx._public import public
 
 if TYPE_CHECKING:
@@ -81,10 +80,12 @@ class FrozenBackbone:
     Parameters
     ----------
     module : torch.nn.Module
-        Takes float32 (n, 3, side, side).
-    preprocessing : Preprocessing, optional
+        Takes float32 (n, 3, side, side). One whose first convolution takes a single channel is
+        shown the luma of the colours (0.299 R + 0.587 G + 0.114 B, of ITU-R BT.601).
+    preprocessing : Preprocessing or transform, optional
         From decoded pixels to what the network takes; by default 224 pixels and the statistics of
-        ImageNet.
+        ImageNet. The transforms of weights of torchvision, and a Compose of Resize, CenterCrop and
+        Normalize, as timm makes, are taken for the recipe that they are.
     name : str, optional
         What to call it; by default the module's class.
     penultimate : str, optional
@@ -119,7 +120,7 @@ class FrozenBackbone:
     def __init__(
         self,
         module: nn.Module | UnbuiltNetwork,
-        preprocessing: Preprocessing | None = None,
+        preprocessing: Preprocessing | Any | None = None,
         *,
         name: str | None = None,
         penultimate: str | None = None,
@@ -129,9 +130,8 @@ class FrozenBackbone:
     ) -> None:
         self._module = module if isinstance(module, UnbuiltNetwork) else copy_frozen(module)
         self._known_dimension = module.dimension if isinstance(module, UnbuiltNetwork) else None
-        self.preprocessing = IMAGENET_PREPROCESSING if preprocessing is None else preprocessing
-        if not isinstance(self.preprocessing, Preprocessing):
-            raise refuse("preprocessing", preprocessing, "a Preprocessing or None")
+        given = IMAGENET_PREPROCESSING if preprocessing is None else preprocessing
+        self.preprocessing = preprocessing_of(given)
         self.name = type(self.module).__name__ if name is None else name
         self.weights = weights
         self.weights_sha256 = (

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
 
+_LUMA = (0.299, 0.587, 0.114)
+"""How much red, green and blue are of grey (ITU-R BT.601), as for Pillow."""
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # Their code is named by their versions, which are no part of a fingerprint.
@@ -75,7 +78,19 @@ def copy_frozen(module: nn.Module) -> nn.Module:
         raise InputError(
             f"The {type(module).__name__} cannot be copied by copy.deepcopy: {error}"
         ) from error
+    _take_colours(copied)
     return copied.eval().requires_grad_(False)
+
+
+def _take_colours(module: nn.Module) -> None:
+    """Let a network of grey images take colours, of which it sees the luma."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            weight = part._parameters.get("weight")  # absent where torch computes it
+            if part.in_channels == 1 and weight is not None:
+                part.weight = nn.Parameter(weight * torch.tensor(_LUMA).view(1, 3, 1, 1))
+                part.in_channels = 3
+            return
 
 
 def share_tensors(module: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from featx._backbones.embedding_network import (
     TapPlan,
@@ -20,8 +21,6 @@ from featx._backbones.taps import PENULTIMATE, Tap, unknown_layer
 from featx._errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from featx._backbones.pooling import Layout
 
 Shape = tuple[int, ...]
@@ -100,6 +99,9 @@ def probe_network(
     return probe
 
 
+_PROBABILITIES = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid)
+
+
 class TapLocator:
     """Finds where the taps of a network are read, from one forward of a blank image.
 
@@ -124,6 +126,10 @@ class TapLocator:
         self._classifier = penultimate
         if penultimate is None and not has_features_and_head(module):
             self._classifier = find_classifier(module)
+        # A Sequential without one has had its head cut off: its output is the vector.
+        self._last = None
+        if isinstance(module, nn.Sequential) and not isinstance(module[-1], _PROBABILITIES):
+            self._last = list(module._modules)[-1]
         self._prefix_tokens, self._has_class_token = _tokens_of(module)
         self.probe = probe_network(module, image_size, self._classifier, name)
 
@@ -155,6 +161,8 @@ class TapLocator:
             if tap.layer not in probe.outputs:
                 raise unknown_layer(tap.layer, self.list_layers(), self._name)
             return "output", tap.layer, probe.outputs[tap.layer]
+        if probe.penultimate is None and self._last is not None:
+            return "output", self._last, probe.outputs[self._last]
         if probe.penultimate is None:
             raise InputError(
                 f"Got layers='{PENULTIMATE}' but the classifier of {self._name} cannot be told; "

@@ -21,6 +21,7 @@ from featx._backbones.weights import (
     read_checked,
     read_weights,
     tensors_sha256,
+    trained_image_size,
 )
 from featx._checks import check_whole_number, refuse
 from featx._errors import WeightsError
@@ -67,7 +68,8 @@ def load_backbone(
         - a file of one's own, ``.safetensors`` or ``.pth`` (``.pt``, ``.bin``), which must have
           the tensors of the architecture; those of its classifier may be absent or of other
           classes. ``"net.safetensors#sha256=<64 digits>"`` is refused if it is another file. The
-          recipe stays that of the name.
+          recipe stays that of the name, at the image size that `FineTunedClassifier` trained at
+          where it wrote the file.
         - None: random ones, which are the same at every call.
     image_size : int, optional
         Side of the network's input in pixels; by default the one it was trained with. The image
@@ -98,10 +100,12 @@ def load_backbone(
     (224, 1280)
     """
     if not isinstance(name, str):
-        raise refuse("backbone", name, "the name of a network")
+        raise refuse("backbone", name, "the name of a network, or FrozenBackbone(module)")
     check_whole_number("image_size", image_size, 1, also=[None])
     size = None if image_size is None else int(image_size)
     name, choice = _choose_weights(name, weights)
+    if size is None and isinstance(choice, WeightsFile):
+        size = trained_image_size(choice.path)
     with lock_of_process("network"):
         if name in PACKAGED and choice == DEFAULT_WEIGHTS:
             file = obtain_weights(name, PACKAGED[name].published)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchvision import models
@@ -13,7 +13,7 @@ from featx._backbones.downloads import TorchHubWeights
 from featx._backbones.embedding_network import find_classifier
 from featx._backbones.weights import load_tensors
 from featx._errors import InputError
-from featx._images.preprocess import Preprocessing
+from featx._images.preprocess import Preprocessing, preprocessing_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,16 +90,11 @@ class TorchvisionNetwork:
 
     def preprocessing(self, module: nn.Module) -> Preprocessing:
         """Return what the ``transforms()`` of the weights do to an image."""
-        recipe = self.tag.transforms()
-        (crop,), (resize,) = recipe.crop_size, recipe.resize_size
-        side = crop if self.image_size is None else self.image_size
-        return Preprocessing(
-            image_size=side,
-            resize=round(side * resize / crop),
-            interpolation=recipe.interpolation.value,
-            mean=tuple(recipe.mean),
-            std=tuple(recipe.std),
-        )
+        recipe = preprocessing_of(self.tag.transforms())
+        if self.image_size is None:
+            return recipe
+        resize = round(self.image_size * recipe.resize / recipe.image_size)
+        return replace(recipe, image_size=self.image_size, resize=resize)
 
     def classifier(self, module: nn.Module) -> tuple[str, ...]:
         """Return the last layer, and the classifiers that serve the training alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as parse_safetensors
 from torch import nn
 
@@ -134,6 +135,16 @@ def read_weights(path: Path, sha256: str | None = None, *, advice: str) -> Weigh
             f"The weights file {path} is not a file of tensors alone: {reason}; {advice}"
         ) from error
     return Weights(tensors, got)
+
+
+def trained_image_size(path: Path) -> int | None:
+    """Return the side of the images that a file of `FineTunedClassifier` says it was trained at."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            described = json.loads((opened.metadata() or {})["featx"])
+        return int(described["network"]["image_size"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # reading it will say so
+        return None
 
 
 def _unwrap(loaded: Any) -> StateDict:

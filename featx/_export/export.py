@@ -21,7 +21,7 @@ from featx._export.output import (
     temporary_of,
 )
 from featx._export.stored_rows import StoredRows
-from featx._extraction.contents import checked_images, is_made_on_demand
+from featx._extraction.contents import chosen_images
 from featx._images.digest import DIGEST_BYTES
 from featx._images.sources import describe_item
 from featx._parquet.columns import (
@@ -172,7 +172,7 @@ def export_embeddings(
     check_choice("precision_out", precision_out, PRECISIONS)
     check_flag("overwrite", overwrite)
     output = find_output(out)
-    items = images if is_made_on_demand(images) and len(images) else checked_images(images)
+    items = chosen_images(images)
     annotations = make_annotations(len(items), labels, {} if further is None else further)
     embedder = ImageEmbedder() if embedder is None else embedder
     provenance = embedder.get_provenance()

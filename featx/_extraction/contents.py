@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,12 @@ from featx._extraction.batches import cut
 from featx._extraction.parcels import OpenParcel
 from featx._images.archives import open_archive, split_archive_path
 from featx._images.digest import digest_content
-from featx._images.sources import as_image_list, describe_item, read_content
+from featx._images.sources import (
+    as_image_list,
+    describe_item,
+    is_made_on_demand,
+    read_content,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -291,9 +295,6 @@ def checked_images(X: Any) -> list[Any]:
     return items
 
 
-def is_made_on_demand(images: Any) -> bool:
-    """Return whether an object makes its images when they are taken, one by one."""
-    is_one = isinstance(images, str | bytes | bytearray | memoryview | Mapping)
-    if is_one or isinstance(images, list | tuple) or hasattr(images, "__array__"):
-        return False
-    return hasattr(images, "__len__") and hasattr(images, "__getitem__")
+def chosen_images(X: Any) -> Sequence[Any]:
+    """Return X where it makes its images when they are taken, and else a list of its images."""
+    return X if is_made_on_demand(X) and len(X) else checked_images(X)

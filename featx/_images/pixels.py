@@ -65,13 +65,21 @@ def checked_array(array: npt.NDArray[Any], source: str = "<array>") -> npt.NDArr
         raise ImageDecodeError(
             source,
             f"got an array of shape {array.shape}, expected (height, width), (height, width, 1) or "
-            "(height, width, 3)",
+            f"(height, width, 3){_advice_on_shape(array)}",
         )
     if array.size == 0:
         raise ImageDecodeError(source, f"the array of shape {array.shape} has no pixels")
     if array.dtype.kind not in "uif":
         raise ImageDecodeError(source, f"got a {array.dtype} array, expected integers or floats")
     return array
+
+
+def _advice_on_shape(array: npt.NDArray[Any]) -> str:
+    if array.ndim == 3 and array.shape[2] == 4:
+        return ": with an alpha channel pass PIL.Image.fromarray(array)"
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        return ": its channels stand first, pass array.transpose(1, 2, 0)"
+    return ""
 
 
 def pixels_from_array(

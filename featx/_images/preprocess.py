@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
@@ -235,6 +236,46 @@ class Preprocessing:
             for name, value in vars(self).items()
         }
         return {"pixels": PIXELS_VERSION} | fields
+
+
+_CONVERSIONS = frozenset(
+    {"ToTensor", "MaybeToTensor", "PILToTensor", "ToImage", "ToDtype", "ConvertImageDtype"}
+)
+
+
+def preprocessing_of(transform: Any) -> Preprocessing:
+    """Return the recipe that a transform of torchvision or timm is; InputError if it is none.
+
+    Examples
+    --------
+    >>> from torchvision.models import ResNet50_Weights
+    >>> recipe = preprocessing_of(ResNet50_Weights.IMAGENET1K_V1.transforms())
+    >>> recipe.image_size, recipe.resize, recipe.interpolation
+    (224, 256, 'bilinear')
+    """
+    if isinstance(transform, Preprocessing):
+        return transform
+    steps = {type(step).__name__: step for step in getattr(transform, "transforms", ())}
+    others = steps.keys() - _CONVERSIONS - {"Resize", "CenterCrop", "Normalize"}
+    if {"Resize", "Normalize"} <= steps.keys() and not others:
+        resize, normalize = steps["Resize"], steps["Normalize"]
+        sizes, crop = np.ravel(resize.size), np.ravel(steps.get("CenterCrop", resize).size)
+    elif hasattr(transform, "resize_size") and hasattr(transform, "crop_size"):
+        resize = normalize = transform
+        sizes, crop = np.ravel(transform.resize_size), np.ravel(transform.crop_size)
+    else:
+        sizes = crop = np.array([])
+    if len({*sizes}) != 1 or len({*crop}) != 1:
+        expected = "a Preprocessing, or Resize, CenterCrop and Normalize of torchvision or timm"
+        raise refuse("preprocessing", transform, expected)
+    return Preprocessing(
+        int(crop[0]),
+        int(sizes[0]),
+        str(getattr(resize.interpolation, "value", resize.interpolation)),
+        mean=tuple(normalize.mean),
+        std=tuple(normalize.std),
+        squash=len(sizes) == 2,
+    )
 
 
 def count_views(views: str) -> int:

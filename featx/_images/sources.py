@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,7 @@ def as_image_list(X: Any) -> Sequence[Any]:
     items = _rows(X)
     if set(map(type, items)) == {str}:  # the usual case
         return items
+    items = [unwrapped(item) for item in items]
     for row, item in enumerate(items):
         if not _is_image_like(item):
             raise InputError(f"Row {row} is {describe_item(item)}, not an image; {_EXPECTED}.")
@@ -107,7 +110,39 @@ def _rows(X: Any) -> list[Any]:
         raise InputError(
             f"Got a {type(X).__name__}, which can be read only once: make a list of it, list(X)."
         )
+    if is_made_on_demand(X):
+        return [X[row] for row in range(len(X))]
     raise InputError(f"Got {describe_item(X)}; {_EXPECTED}.")
+
+
+def is_made_on_demand(images: Any) -> bool:
+    """Return whether an object makes its images when they are taken, one by one."""
+    is_one = isinstance(images, (str, Mapping, *_BYTES_LIKE))
+    if is_one or isinstance(images, (list, tuple, np.ndarray)) or _is_tensor(images):
+        return False
+    if _is_instance(images, *_FRAMES, *_COLUMNS):
+        return False
+    return hasattr(images, "__len__") and hasattr(images, "__getitem__")
+
+
+def unwrapped(item: Any) -> Any:
+    """Return the image in what data sets wrap one in.
+
+    That is a pair of image and label (torchvision), a dict of bytes and path (Hugging Face), a
+    scalar of Arrow, or a file in memory.
+
+    Examples
+    --------
+    >>> unwrapped({"bytes": None, "path": "cat.jpg"}), unwrapped(("dog.jpg", 1))
+    ('cat.jpg', 'dog.jpg')
+    """
+    if isinstance(item, tuple) and len(item) == 2:
+        item = item[0]
+    if hasattr(item, "as_py"):
+        item = item.as_py()
+    if isinstance(item, Mapping) and not {"bytes", "path"}.isdisjoint(item):
+        item = item.get("bytes") or item.get("path")
+    return item.getvalue() if isinstance(item, io.BytesIO) else item
 
 
 def _is_folder(path: str | os.PathLike[str]) -> bool:
@@ -209,6 +244,8 @@ def describe_item(item: Any) -> str:
         return f"<{_describe_numbers(item)}>"
     if _is_missing(item):
         return "<missing value>"
+    if isinstance(item, Mapping):
+        return f"<{type(item).__name__} of {', '.join(map(str, item))[:100]}>"
     return f"<{type(item).__name__}>"
 
 
@@ -243,6 +280,7 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
     Traceback (most recent call last):
     featx.ImageDecodeError: Cannot read image http://example.org/cat.jpg: no such file; it is a ...
     """
+    item = unwrapped(item)
     if isinstance(item, bytes):
         return item
     if isinstance(item, (str, os.PathLike)):
@@ -299,5 +337,7 @@ def _array_of_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:
             source, "expected shape (3, height, width), (1, height, width) or (height, width)"
         )
     with library_errors(source):
+        if str(tensor.dtype) == "torch.bfloat16":  # numpy has no such numbers
+            tensor = tensor.float()
         array: npt.NDArray[Any] = tensor.numpy(force=True)
     return checked_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, source)

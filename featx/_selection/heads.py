@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
+from sklearn.base import is_classifier
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -13,9 +15,6 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from featx._checks import refuse
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,14 @@ class Head:
     scaler: Any
     classifier: Any
     grid: dict[str, list[Any]]
+
+    def with_probabilities(self) -> Head:
+        """Return the head with a classifier that has probabilities (Platt, 1999)."""
+        if hasattr(self.classifier, "predict_proba"):
+            return self
+        calibrated = CalibratedClassifierCV(self.classifier, cv=3, ensemble=False)
+        grid = {f"estimator__{name}": values for name, values in self.grid.items()}
+        return replace(self, classifier=calibrated, grid=grid)
 
 
 def make_heads(random_state: int | None = 0) -> list[Head]:
@@ -76,8 +83,10 @@ def make_heads(random_state: int | None = 0) -> list[Head]:
     ]
 
 
-def choose_heads(heads: str | Iterable[str] = "all", random_state: int | None = 0) -> list[Head]:
+def choose_heads(heads: Any = "all", random_state: int | None = 0) -> list[Head]:
     """Return the heads of one name, of several, or of all; the seed is that of those that draw.
+
+    A classifier stands for a head of its own.
 
     Examples
     --------
@@ -87,20 +96,26 @@ def choose_heads(heads: str | Iterable[str] = "all", random_state: int | None = 
     """
     known = {head.name: head for head in make_heads(random_state)}
     if isinstance(heads, str):
-        names = list(known) if heads == "all" else [heads]
+        chosen: list[Any] = list(known) if heads == "all" else [heads]
     else:
-        names = list(dict.fromkeys(heads))
-    expected = f"'all' or some of {', '.join(known)}"
-    if not names:
-        raise refuse("heads", names, expected)
-    for name in names:
-        if name not in known:
-            raise refuse("heads", name, expected, known)
-    return [known[name] for name in names]
+        chosen = [heads] if hasattr(heads, "fit") else list(dict.fromkeys(heads))
+    expected = f"'all', classifiers, or some of {', '.join(known)}"
+    if not chosen:
+        raise refuse("heads", chosen, expected)
+    for position, head in enumerate(chosen):
+        if isinstance(head, str) and head in known:
+            chosen[position] = known[head]
+        elif hasattr(head, "fit") and is_classifier(head):
+            chosen[position] = Head(head_name(head), known["logistic_regression"].scaler, head, {})
+        else:
+            raise refuse("heads", head, expected, known)
+    return chosen
 
 
 def head_name(classifier: Any) -> str:
     """Return the name of the head that a classifier belongs to."""
+    if isinstance(classifier, CalibratedClassifierCV):
+        return head_name(classifier.estimator)
     for head in make_heads():
         if type(classifier) is type(head.classifier):
             return head.name

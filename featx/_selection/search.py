@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, check_cv
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
@@ -16,7 +17,9 @@ from featx._public import public
 from featx._selection.heads import choose_heads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+_NEIGHBOURS = "head__n_neighbors"
 
 
 @public
@@ -46,9 +49,17 @@ class HeadSearch(GridSearchCV):
         -------
         self
         """
-        with threadpool_limits(1, user_api="blas"):
-            super().fit(X, y, **params)
-        grids = self.param_grid if isinstance(self.param_grid, list) else []
+        given = self.get_params(deep=False)["param_grid"]
+        grids = given if isinstance(given, list) else []
+        if any(_NEIGHBOURS in grid for grid in grids):
+            splits = check_cv(self.cv, y, classifier=True).split(X, y, params.get("groups"))
+            n_fitted = min(len(fitted) for fitted, _ in splits)
+            self.set_params(param_grid=[_possible(grid, n_fitted) for grid in grids])
+        try:
+            with threadpool_limits(1, user_api="blas"):
+                super().fit(X, y, **params)
+        finally:
+            self.set_params(param_grid=given)
         tried = [
             (grid["embedder__layers"][0], grid["embedder__pooling"][0])
             for grid in grids
@@ -63,11 +74,19 @@ class HeadSearch(GridSearchCV):
         return self
 
 
+def _possible(grid: dict[str, Any], n_fitted: int) -> dict[str, Any]:
+    """Leave out numbers of neighbours that exceed the images of the smallest training fold."""
+    if _NEIGHBOURS not in grid:
+        return grid
+    counts = [count for count in grid[_NEIGHBOURS] if count <= n_fitted]
+    return grid | {_NEIGHBOURS: counts or [n_fitted]}
+
+
 @public
 def head_search(
-    heads: str | Iterable[str] = "all",
+    heads: Any = "all",
     *,
-    embedder: ImageEmbedder | None = None,
+    embedder: ImageEmbedder | str | None = None,
     layers: Sequence[Any] | None = None,
     backbones: Sequence[str] | None = None,
     cv: Any = 5,
@@ -84,11 +103,13 @@ def head_search(
 
     Parameters
     ----------
-    heads : "all", str or iterable of str, default="all"
+    heads : "all", str, classifier or iterable of them, default="all"
         Any of ``"logistic_regression"``, ``"linear_svm"``, ``"rbf_svm"``, ``"random_forest"`` and
-        ``"k_nearest_neighbors"``, each with its scaling and a small grid.
-    embedder : ImageEmbedder, optional
-        What turns images into embeddings; by default ``ImageEmbedder()``.
+        ``"k_nearest_neighbors"``, each with its scaling and a small grid; a classifier is tried as
+        it is, on the scaling of the others.
+    embedder : ImageEmbedder or str, optional
+        What turns images into embeddings, or the name of its network; by default
+        ``ImageEmbedder()``.
     layers : sequence, optional
         Layers to choose among as well: each a value of the embedder's ``layers``, or a pair of
         ``layers`` and ``pooling``, such as ``("blocks.4", "grid2")``. All of them are kept in the
@@ -99,7 +120,8 @@ def head_search(
         A number of folds makes stratified, shuffled ones with ``random_state``; anything else is
         handed to `GridSearchCV`.
     scoring : str or callable, default="accuracy"
-        As `GridSearchCV` takes it.
+        As `GridSearchCV` takes it. One of probabilities, such as ``"roc_auc_ovr"``, makes heads
+        that have none calibrated ones, at four fits for each of their candidates and folds.
     n_jobs : int, optional
         Worker processes.
     random_state : int or None, default=0
@@ -131,7 +153,10 @@ def head_search(
     [['head', 'head__C', 'scaler'], ['head', 'head__C', 'head__gamma', 'scaler']]
     """
     chosen = choose_heads(heads, random_state)
-    embedder = ImageEmbedder() if embedder is None else embedder
+    if isinstance(scoring, str) and get_scorer(scoring)._response_method == "predict_proba":
+        chosen = [head.with_probabilities() for head in chosen]
+    if not isinstance(embedder, ImageEmbedder):
+        embedder = ImageEmbedder() if embedder is None else ImageEmbedder(embedder)
     if embedder.on_error == "nan":
         raise InputError(
             "Got an embedder with on_error='nan' but expected on_error='raise': most heads refuse "

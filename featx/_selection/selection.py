@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -251,8 +250,6 @@ def select_model(
         train_set = embed(train.data, train.target)
         test_set = None if test is None else embed(test.data, test.target)
         check_folds(train_set.labels, cv, _FEWER_FOLDS)
-        largest_fold = math.ceil(len(train_set.labels) / cv)
-        _drop_impossible_candidates(search, len(train_set.labels) - largest_fold)
         candidates = len(ParameterGrid(search.param_grid))
         work = f"Cross-validating {candidates} candidates over {cv} folds"
         search.set_params(estimator__embedder=cached)
@@ -301,7 +298,7 @@ def tabulate_scores(search: GridSearchCV) -> pd.DataFrame:
             "fit_seconds": results["mean_fit_time"],
             "params": [
                 {
-                    name.removeprefix("head__"): value
+                    name.removeprefix("head__").removeprefix("estimator__"): value
                     for name, value in params.items()
                     if name not in ("head", "scaler")
                 }
@@ -312,15 +309,6 @@ def tabulate_scores(search: GridSearchCV) -> pd.DataFrame:
     )
     best = table.sort_values("rank", kind="stable").groupby("head", sort=False).head(1)
     return best.drop(columns="rank").reset_index(drop=True)
-
-
-def _drop_impossible_candidates(search: GridSearchCV, fitted_images: int) -> None:
-    """Leave out numbers of neighbours that exceed the images of the smallest training fold."""
-    for grid in search.param_grid:
-        if "head__n_neighbors" in grid:
-            counts = grid["head__n_neighbors"]
-            possible = [count for count in counts if count <= fitted_images]
-            grid["head__n_neighbors"] = possible or [fitted_images]
 
 
 def _with_probabilities(search: GridSearchCV, train: LabelledEmbeddings) -> Pipeline:

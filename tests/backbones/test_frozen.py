@@ -12,6 +12,7 @@ import time
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -19,7 +20,10 @@ from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
+from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
+from featx import ImageEmbedder
 from featx._backbones.frozen import FrozenBackbone
 from featx._backbones.taps import Tap
 from featx._errors import InputError
@@ -425,3 +429,55 @@ def test_a_forked_child_does_not_wait_for_what_a_thread_of_its_parent_holds() ->
 def look_into_a_network() -> None:
     torch.set_num_threads(1)
     FrozenBackbone(tiny(), SMALL).taps()
+
+
+# Networks as tutorials leave them -----------------------------------------------------------------
+
+
+def test_a_network_of_grey_images_sees_the_luma_of_colours() -> None:
+    torch.manual_seed(0)
+    grey = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU())
+    backbone = FrozenBackbone(grey, Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1)))
+    image = torch.rand(2, 3, 16, 16)
+    luma = (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(backbone.module(image), grey(luma))
+    assert grey[0].in_channels == 1, "the network that was given is left as it was"
+
+
+def test_of_a_network_without_a_head_the_output_is_the_vector() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    headless = FrozenBackbone(body)
+    whole = FrozenBackbone(nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 2)))
+    images = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 3), dtype=np.uint8)
+    vectors = [
+        ImageEmbedder(backbone, progress=False, cache=None).transform(images)
+        for backbone in (headless, whole)
+    ]
+    np.testing.assert_allclose(*vectors, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [224, 96])
+def test_transforms_of_other_libraries_are_the_recipe_that_they_are(size: int) -> None:
+    preset = ImageClassification(crop_size=size, resize_size=size + 32)
+    timms = timm.data.create_transform(
+        (3, size, size), crop_pct=size / (size + 32), interpolation="bilinear"
+    )
+    composed = v2.Compose(
+        [v2.Resize(size + 32), v2.CenterCrop(size), v2.ToImage(), v2.Normalize(MEAN, STD)]
+    )
+    pixels = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
+    for transform in (preset, timms, composed):
+        recipe = FrozenBackbone(nn.Conv2d(3, 4, 3), transform).preprocessing
+        assert (recipe.image_size, recipe.resize, recipe.interpolation) == (
+            *(size, size + 32), "bilinear",
+        )  # fmt: skip
+        assert (recipe.mean, recipe.std) == (pytest.approx(MEAN), pytest.approx(STD))
+    ours = (recipe.apply(pixels) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(ours, preset(pixels), atol=0.02, rtol=0)
+    with pytest.raises(InputError, match="or Resize, CenterCrop and Normalize of"):
+        FrozenBackbone(nn.Conv2d(3, 4, 3), v2.Compose([v2.Grayscale(), *composed.transforms]))
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

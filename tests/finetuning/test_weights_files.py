@@ -12,6 +12,7 @@ from networks import NAMED, OWN, TinyCNN, make_images
 from safetensors.torch import save_file
 from torch import nn
 
+from featx import ImageEmbedder
 from featx._errors import InputError, SchemaError, WeightsError
 from featx._finetuning.classifier import FineTunedClassifier
 
@@ -103,3 +104,26 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         FineTunedClassifier(**OWN).load_weights(file)
     with pytest.raises(InputError, match="There is no weights file"):
         FineTunedClassifier(**OWN).load_weights(tmp_path / "nothing.safetensors")
+
+
+def test_an_embedder_over_a_file_takes_images_of_the_size_that_it_was_trained_at(
+    tmp_path: Path,
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
+    classifier = FineTunedClassifier(
+        "timm/test_efficientnet", weights=None, image_size=32, epochs=1, progress=False
+    )
+    classifier.fit(images, ["cat", "dog"] * 3).save_weights(tmp_path / "pets.safetensors")
+    vectors = [
+        embedder.transform(images)
+        for embedder in (
+            ImageEmbedder(classifier.freeze(), progress=False, cache=None),
+            ImageEmbedder(
+                "timm/test_efficientnet",
+                weights=str(tmp_path / "pets.safetensors"),
+                progress=False,
+                cache=None,
+            ),
+        )
+    ]
+    np.testing.assert_allclose(*vectors, rtol=1e-5, atol=1e-6)

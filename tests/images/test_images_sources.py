@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow
 import pytest
 import torch
 from PIL import Image
@@ -154,7 +155,7 @@ def generator() -> Iterator[str]:
         (None, "Got <missing value>; expected"),
         (3, "Got <int>; expected"),
         ({"a.png"}, "Got <set>; expected"),
-        ({"path": ["a.png"]}, "Got <dict>; expected"),
+        ({"path": ["a.png"]}, "Got <dict of path>; expected"),
         (["a.png", 3], "Row 1 is <int>, not an image; expected"),
         ([["a.png"]], "Row 0 is <list>, not an image; expected"),
         (pd.Series([1, 2]), "Row 0 is <int>, not an image; expected"),
@@ -312,7 +313,6 @@ def test_a_tensor_in_an_autograd_graph_is_read() -> None:
         torch.zeros(4, 5, 3),
         torch.zeros(2, 3, 4, 5),
         torch.zeros(3, 0, 4),
-        torch.zeros(3, 4, 5, dtype=torch.bfloat16),
         torch.zeros(3, 4, 5, dtype=torch.bool),
         torch.zeros(3, 4, 5).to_sparse(),
         torch.zeros(3, 4, 5, device="meta"),
@@ -467,3 +467,56 @@ def test_listing_images_loads_neither_torch_nor_a_dataframe_library(tmp_path: Pa
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert printed == "[]\n"
+
+
+# What data sets wrap images in -------------------------------------------------------------------
+
+
+class Pairs:
+    """What has a length and an index, as data sets of torchvision have; used up by each item."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.items[row], row % 2
+
+
+@pytest.mark.parametrize("wrap", ["pair", "dict", "path", "file", "arrow", "column", "data set"])
+def test_an_image_is_the_same_in_whatever_wraps_it(wrap: str, tmp_path: Path) -> None:
+    files = [tmp_path / f"{row}.png" for row in range(len(PIXELS))]
+    for row, file in enumerate(files):
+        Image.fromarray(PIXELS[row]).save(file)
+    contents = [file.read_bytes() for file in files]
+    wrapped: Any = {
+        "pair": [(content, 1) for content in contents],
+        "dict": [{"bytes": content, "path": "elsewhere.png"} for content in contents],
+        "path": [{"bytes": None, "path": str(file)} for file in files],
+        "file": [io.BytesIO(content) for content in contents],
+        "arrow": pyarrow.array(contents),
+        "column": pyarrow.chunked_array([contents[:1], contents[1:]]),
+        "data set": Pairs([Image.open(io.BytesIO(content)) for content in contents]),
+    }[wrap]
+    items = as_image_list(wrapped)
+    assert len(items) == len(PIXELS)
+    for item, picture in zip(items, PIXELS, strict=True):
+        assert np.array_equal(decode_content(read_content(item)).permute(1, 2, 0), picture)
+
+
+def test_bfloat16_is_taken_as_float32_is() -> None:
+    tensor = torch.rand(3, 4, 5).bfloat16()
+    assert np.array_equal(read_content(tensor), read_content(tensor.float()))
+
+
+@pytest.mark.parametrize(
+    ("item", "advice"),
+    [
+        (np.zeros((4, 5, 4), np.uint8), "PIL.Image.fromarray"),
+        (np.zeros((3, 4, 5), np.uint8), "transpose"),
+    ],
+)
+def test_the_way_out_of_another_layout_is_one_call(item: np.ndarray, advice: str) -> None:
+    assert advice in reason_of(item)
