@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,7 +96,8 @@ def _predict_parcel(head: Pipeline, parcel: Parcel) -> pd.DataFrame:
     vectors = parcel.vectors[rows]
     labels = head.predict(vectors)
     columns: dict[str, Any] = {
-        "path": [describe_item(parcel.items[row]) for row in rows],
+        # As objects: text of Arrow cannot hold a name that is no UTF-8.
+        "path": pd.Series([_path(parcel.items[row]) for row in rows], dtype=object),
         "label": [_printable(label) for label in labels],
     }
     if hasattr(head, "predict_proba"):
@@ -103,6 +105,11 @@ def _predict_parcel(head: Pipeline, parcel: Parcel) -> pd.DataFrame:
         places = np.searchsorted(head.classes_, labels)
         columns["probability"] = head.predict_proba(vectors)[np.arange(len(rows)), places]
     return pd.DataFrame(columns)
+
+
+def _path(item: Any) -> str:
+    """Return the path itself, not its text in a message; of what has none, what it is."""
+    return os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else describe_item(item)
 
 
 def _printable(label: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -206,7 +207,41 @@ def test_embed_carries_the_columns_of_a_table_through(
     stored = read_embeddings(out)
     assert [Path(path).name for path in stored.paths] == ["002.png", "000.png", "001.png"]
     assert stored.target.tolist() == ["a", "b", "a"]
-    assert stored.further == {"price": ["1", "2", "3"]}
+    assert stored.further == {"price": [1, 2, 3]}
+
+
+def test_embed_of_class_folders_carries_their_names(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 2, "blue": 1})
+    out = tmp_path / "photos.parquet"
+    assert featx("embed", folder, "--out", out).code == 0
+    assert read_embeddings(out).target.tolist() == ["blue", "red", "red"]
+    assert featx("embed", folder / "red", "--out", tmp_path / "red.parquet").code == 0
+    assert read_embeddings(tmp_path / "red.parquet").target is None
+
+
+def test_predictions_name_files_as_they_are_and_are_read_again(
+    featx: Callable[..., Outcome],
+    make_image_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = make_image_folder({"red": 3, "blue": 3})
+    (tmp_path / "new").mkdir()
+    names = ["at 10.12\u202fAM.png", "two\nlines\t.png", os.fsdecode(b"no utf-8 \xff.png"), "ä.png"]
+    for name in names:
+        shutil.copy(next(train.rglob("*.png")), tmp_path / "new" / name)
+    assert featx("select", train, "--cv", 2, "--out", "run", "--heads", "linear_svm").code == 0
+    assert featx("predict", "run/model.skops", "new", "--out", "run/predictions.csv").code == 0
+    with Path("run/predictions.csv").open(newline="", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"] for row in rows} == {f"new/{name}" for name in names}
+    # As a table: it lies in another folder than the paths begin at.
+    plain = tmp_path / "run" / "plain.csv"
+    plain.write_text("path,label\nnew/ä.png,red\n")
+    assert featx("embed", plain, "--out", "again.parquet").code == 0
 
 
 def test_embed_and_predict_take_an_archive_and_a_list_on_standard_input(

@@ -52,6 +52,8 @@ def compare(
     ] = None,
     skip_unreadable: options.SkipUnreadable = False,
     path_column: options.PathColumn = "path",
+    root: options.Root = None,
+    suffix: options.Suffix = "",
     label_column: options.LabelColumn = options.LABEL,
     as_json: options.AsJson = False,
 ) -> None:
@@ -59,8 +61,8 @@ def compare(
 
     Images are in one folder per class, or in a table with a path and a label column.
     """
-    images = options.load_labelled(data, path_column, label_column)
-    test_images = options.load_labelled(test, path_column, label_column)
+    images = options.load_labelled(data, path_column, label_column, root, suffix)
+    test_images = options.load_labelled(test, path_column, label_column, root, suffix)
 
     from featx._comparison.compare import compare_strategies
 

@@ -23,6 +23,8 @@ def embed(
         typer.Option(min=1, help="Images per forward; by device and memory if not given."),
     ] = None,
     path_column: options.PathColumn = "path",
+    root: options.Root = None,
+    suffix: options.Suffix = "",
     label_column: Annotated[
         str | None, typer.Option(help="The table's column of labels; 'label' if there is one.")
     ] = None,
@@ -40,7 +42,7 @@ def embed(
     these images. An image that cannot be read is a row with a null embedding and the reason; the
     exit code is then 1.
     """
-    found = options.load_unlabelled(images, path_column, label_column)
+    found = options.load_unlabelled(images, path_column, label_column, root, suffix)
 
     from featx._export import export_embeddings
 

@@ -44,6 +44,10 @@ SkipUnreadable = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PathColumn = Annotated[str, typer.Option(help="The table's column of paths.")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder at which the table's paths start; its own if not given.")
+]
+Suffix = Annotated[str, typer.Option(help="Put behind each path of the table, such as '.jpg'.")]
 LabelColumn = Annotated[str, typer.Option(help="The table's column of labels.")]
 
 
@@ -177,7 +181,13 @@ def _is_image(path: Path) -> bool:
 
 
 @warnings_as_remarks()
-def load_labelled(images: Path | None, path_column: str, label_column: str) -> Any:
+def load_labelled(
+    images: Path | None,
+    path_column: str,
+    label_column: str,
+    root: Path | None = None,
+    suffix: str = "",
+) -> Any:
     """Return the images and labels of a folder, an archive or a table; of None, None."""
     from featx._images.folders import load_image_folder
     from featx._images.manifests import load_manifest
@@ -185,7 +195,8 @@ def load_labelled(images: Path | None, path_column: str, label_column: str) -> A
     if images is None:
         return None
     if _is_table(images):
-        return load_manifest(images, path_column=path_column, label_column=label_column)
+        columns: dict[str, Any] = {"path_column": path_column, "label_column": label_column}
+        return load_manifest(images, root=root, suffix=suffix, **columns)
     return load_image_folder(images)
 
 
@@ -200,7 +211,13 @@ class Found:
 
 
 @warnings_as_remarks()
-def load_unlabelled(images: Path, path_column: str, label_column: str | None) -> Found:
+def load_unlabelled(
+    images: Path,
+    path_column: str,
+    label_column: str | None,
+    root: Path | None = None,
+    suffix: str = "",
+) -> Found:
     """Return the images of anything that a command takes, and what stands beside them."""
     from featx._images.folders import find_images
     from featx._images.manifests import load_manifest, load_path_list
@@ -210,12 +227,17 @@ def load_unlabelled(images: Path, path_column: str, label_column: str | None) ->
     if _is_image(images):
         return Found([str(images)])
     if _is_table(images):
-        table = load_manifest(images, path_column=path_column, label_column=label_column)
+        columns: dict[str, Any] = {"path_column": path_column, "label_column": label_column}
+        table = load_manifest(images, root=root, suffix=suffix, **columns)
         # A table whose labels are where select looks for them has them, asked for or not.
         labels = table.further.pop(LABEL, None) if label_column is None else table.target
         return Found(table.data, labels, table.further)
     paths, skipped = find_images(images)
-    return Found(paths, skipped=skipped)
+    parts = [Path(path).relative_to(images).parts for path in paths]
+    classes = [folder for folder, *below in parts if below]
+    # Class folders are labels, as for the other commands; other folders are none.
+    labels = classes if len(classes) == len(paths) and len(set(classes)) > 1 else None
+    return Found(paths, labels, skipped=skipped)
 
 
 @contextmanager

@@ -20,10 +20,12 @@ def predict(
     cache: options.Cache = "auto",
     skip_unreadable: options.SkipUnreadable = False,
     path_column: options.PathColumn = "path",
+    root: options.Root = None,
+    suffix: options.Suffix = "",
     as_json: options.AsJson = False,
 ) -> None:
     """Write path, label and probability of new images as CSV."""
-    found = options.load_unlabelled(images, path_column, None)
+    found = options.load_unlabelled(images, path_column, None, root, suffix)
 
     from featx._persistence import load_model
     from featx._prediction import predict_images
@@ -42,6 +44,6 @@ def predict(
     if as_json:
         printing.print_json(predictions.to_dict("records"))
     elif out is None:
-        typer.echo(predictions.to_csv(index=False), nl=False)
+        typer.echo(printing.csv_of(predictions), nl=False)
     else:
         typer.echo(f"{len(predictions)} predictions in {out}")

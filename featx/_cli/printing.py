@@ -76,11 +76,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(width=_WIDTH).print(table)
 
 
+def csv_of(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV, in which names of files that are no UTF-8 are what they are."""
+    return table.to_csv(index=False).encode("utf-8", "surrogateescape")
+
+
 def write_csv(table: pd.DataFrame, out: Path | None) -> None:
     """Write a table to a file that is whole or absent; nothing where none is named."""
     if out is not None:
         with write_atomically(out) as file:
-            file.write(table.to_csv(index=False).encode())
+            file.write(csv_of(table))
 
 
 def figure(value: float | None, form: str, unit: str = "") -> str:

@@ -38,6 +38,8 @@ def rank(
     ] = 128,
     skip_unreadable: options.SkipUnreadable = False,
     path_column: options.PathColumn = "path",
+    root: options.Root = None,
+    suffix: options.Suffix = "",
     label_column: options.LabelColumn = options.LABEL,
     as_json: options.AsJson = False,
 ) -> None:
@@ -45,7 +47,7 @@ def rank(
 
     Images are in one folder per class, or in a table with a path and a label column.
     """
-    images = options.load_labelled(data, path_column, label_column)
+    images = options.load_labelled(data, path_column, label_column, root, suffix)
 
     from featx._selection.ranking import rank_backbones
 

@@ -27,6 +27,8 @@ def select(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and the heads.")] = 0,
     skip_unreadable: options.SkipUnreadable = False,
     path_column: options.PathColumn = "path",
+    root: options.Root = None,
+    suffix: options.Suffix = "",
     label_column: options.LabelColumn = options.LABEL,
     as_json: options.AsJson = False,
 ) -> None:
@@ -34,8 +36,8 @@ def select(
 
     Images are in one folder per class, or in a table with a path and a label column.
     """
-    train_images = options.load_labelled(train, path_column, label_column)
-    test_images = options.load_labelled(test, path_column, label_column)
+    train_images = options.load_labelled(train, path_column, label_column, root, suffix)
+    test_images = options.load_labelled(test, path_column, label_column, root, suffix)
 
     from featx._selection.selection import check_output_folder, select_model
 

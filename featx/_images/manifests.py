@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import datetime
 import math
+import numbers
 import os
+import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+from featx._checks import brief
 from featx._errors import InputError, did_you_mean
 from featx._images.folders import bunch_of_images
+from featx._images.sources import unwrapped
 from featx._public import public
 
 if TYPE_CHECKING:
@@ -19,8 +26,16 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 TABLE_SUFFIXES = (*_DELIMITERS, *_PARQUET_SUFFIXES)
 
-Row: TypeAlias = tuple[str, list[Any]]
-"""Where a row stands in its file, and its values."""
+# Names of columns that are taken where there is no "path" or "label".
+_USUAL_PATHS = (
+    *("filename", "file_name", "filepath", "file_path", "image_path", "image", "img", "file"),
+    *("image_id", "id"),
+)
+_USUAL_LABELS = ("class", "target", "labels", "category")
+_PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+Columns: TypeAlias = dict[str, Any]
+"""The columns of a table: lists of text, or of Arrow."""
 
 
 @public
@@ -29,6 +44,8 @@ def load_manifest(
     *,
     path_column: str = "path",
     label_column: str | None = "label",
+    root: str | os.PathLike[str] | None = None,
+    suffix: str = "",
     return_X_y: bool = False,
 ) -> Any:
     r"""Read the paths and labels of images from a CSV, TSV or Parquet file.
@@ -36,12 +53,20 @@ def load_manifest(
     Parameters
     ----------
     file : str or Path
-        The ending tells the format: ``.csv``, ``.tsv`` or ``.tab`` (UTF-8, with a header), or
-        ``.parquet`` or ``.pq``.
+        The ending tells the format: ``.csv``, ``.tsv`` or ``.tab`` (UTF-8, with a header, a comma,
+        semicolon or tab between values), or ``.parquet`` or ``.pq``.
     path_column : str
-        The column of paths. Relative paths start at the folder of `file`.
+        The column of paths, or of the images themselves, as bytes or as Hugging Face keeps them.
+        Relative paths start at the folder of `file`, or else, where the first one is there and not
+        here, at the working folder. Where there is no column ``"path"``, one of a usual name is
+        taken (``"filename"``, ``"image"``, ``"file"``, ``"id"``, …), with a warning.
     label_column : str or None
         The column of labels, which are read as text ("007" stays "007"); None if there is none.
+        Where there is no ``"label"``, ``"class"`` or ``"target"`` is taken, with a warning.
+    root : str or Path, optional
+        The folder at which relative paths start instead.
+    suffix : str
+        What is put behind each path, as ``".jpg"`` where a column has but the names.
     return_X_y : bool
         Return ``(data, target)`` instead.
 
@@ -51,14 +76,15 @@ def load_manifest(
         With ``data`` and ``paths``, the same ndarray of object, shape (n,): the paths as strings,
         in the order of the file; ``target``, ndarray of str, shape (n,): the labels, and
         ``target_names``, list of str: the distinct labels, sorted; both None without labels; and
-        ``further``, dict of str to list: the other columns, as text from a text file and as they
-        are from Parquet.
+        ``further``, dict: the other columns, from a text file as lists of text, or of numbers
+        where all are, and from Parquet as columns of Arrow.
 
     Raises
     ------
     InputError
-        If the file does not exist, cannot be read, has no rows, lacks a column, or lacks a path or
-        a label in some row.
+        If the file does not exist, cannot be read, has no rows, lacks a column or has one twice,
+        or has in some row no path or label, or one that is neither text, number, truth value nor
+        date.
 
     Examples
     --------
@@ -75,27 +101,41 @@ def load_manifest(
         raise InputError(f"No such file: {table}")
     if not table.is_file():
         raise InputError(f"Expected a file, got {table}, which is none.")
-    suffix = table.suffix.lower()
-    if suffix in _DELIMITERS:
-        header, rows = _read_text(table, _DELIMITERS[suffix])
-    elif suffix in _PARQUET_SUFFIXES:
-        header, rows = _read_parquet(table)
+    ending = table.suffix.lower()
+    if ending in _DELIMITERS:
+        columns, places = _read_text(table)
+    elif ending in _PARQUET_SUFFIXES:
+        columns, places = _read_parquet(table)
     else:
         known = ", ".join(TABLE_SUFFIXES)
         raise InputError(
             f"Cannot tell the format of {table} by its ending, expected one of {known}."
         )
-    paths = _required(path_column, header, rows, table)
-    labels = None if label_column is None else _required(label_column, header, rows, table)
-    if not rows:
+    path_column = _find(path_column, columns, table, "path", _USUAL_PATHS)
+    if label_column is not None:
+        label_column = _find(label_column, columns, table, "label", _USUAL_LABELS)
+    if not places:
         raise InputError(f"Expected images in {table}, got a table without rows.")
+    cells = _listed(columns[path_column])
+    cells = [_image(cell, path_column, f"{table}, {places[row]}") for row, cell in enumerate(cells)]
+    folder = table.parent if root is None else Path(root)
+    if root is None:
+        first = next((cell for cell in cells if isinstance(cell, str)), "")
+        is_elsewhere = not os.path.lexists(folder / f"{first}{suffix}")
+        folder = Path() if is_elsewhere and os.path.lexists(f"{first}{suffix}") else folder
+    images = [
+        os.fspath(folder / f"{cell}{suffix}") if isinstance(cell, str) else cell for cell in cells
+    ]
+    labels = None
+    if label_column is not None:
+        texts = enumerate(_listed(columns[label_column]))
+        labels = [_text(cell, label_column, f"{table}, {places[row]}") for row, cell in texts]
     further = {
-        name: [values[index] for _, values in rows]
-        for index, name in enumerate(header)
+        name: _numbers(values) if isinstance(values, list) else values
+        for name, values in columns.items()
         if name not in (path_column, label_column)
     }
-    paths = [os.fspath(table.parent / path) for path in paths]
-    return bunch_of_images(paths, labels, return_X_y=return_X_y, further=further)
+    return bunch_of_images(images, labels, return_X_y=return_X_y, further=further)
 
 
 def load_path_list(stream: BinaryIO) -> list[str]:
@@ -110,45 +150,88 @@ def load_path_list(stream: BinaryIO) -> list[str]:
     >>> load_path_list(io.BytesIO(b"cats/1.jpg\n\ncats/2 (copy).jpg\n"))
     ['cats/1.jpg', 'cats/2 (copy).jpg']
     """
-    lines = (line.rstrip(b"\r\n") for line in stream)
+    lines = (line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n") for line in stream)
     paths = [os.fsdecode(line) for line in lines if line]
     if not paths:
         raise InputError("Expected paths of images on standard input, one on each line, got none")
     return paths
 
 
-def _required(column: str, header: Sequence[str], rows: Sequence[Row], table: Path) -> list[str]:
-    """Return the values of a column as text, none of them missing."""
-    if header.count(column) > 1:
-        raise InputError(f"{table} has several columns {column!r}, expected one.")
-    if column not in header:
-        raise InputError(
-            f"{table} has no column {column!r}; its columns are {list(header)}"
-            f"{did_you_mean(column, header) or '.'}"
+def _find(column: str, columns: Columns, table: Path, default: str, usual: Sequence[str]) -> str:
+    """Return the column of a name, or the one of a usual name where none was asked for."""
+    if column in columns:
+        return column
+    names = {name.strip().lower(): name for name in columns}
+    found = [names[name] for name in usual if name in names] if column == default else []
+    if found:
+        warnings.warn(
+            f"{table} has no column {column!r}: its column {found[0]!r} is taken",
+            UserWarning,
+            stacklevel=3,
         )
-    index = list(header).index(column)
-    texts: list[str] = []
-    for position, values in rows:
-        text = _as_text(values[index])
-        if not text.strip():
-            raise InputError(f"{table}, {position}: no value in column {column!r}.")
-        texts.append(text)
-    return texts
+        return found[0]
+    listed = brief(list(columns))
+    raise InputError(
+        f"{table} has no column {column!r}; its columns are {listed}"
+        f"{did_you_mean(column, columns) or '.'}"
+    )
 
 
-def _as_text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # a column of whole numbers with a gap is stored as floats
-    return str(value)
+def _listed(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else list(values.to_pylist())
 
 
-def _read_text(table: Path, delimiter: str) -> tuple[list[str], list[Row]]:
-    rows: list[Row] = []
+def _image(cell: Any, column: str, place: str) -> Any:
+    """Return the path of a cell as text, or the encoded image that it holds."""
+    cell = unwrapped(cell)
+    if isinstance(cell, bytes) and cell:
+        return cell
+    return _text(cell, column, place)
+
+
+def _text(cell: Any, column: str, place: str) -> str:
+    """Return the text of a cell that has one."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        cell = ""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # a column of whole numbers with a gap is stored as floats
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            raise InputError(f"{place}: {brief(cell)} in column {column!r} is no UTF-8.") from None
+    if not isinstance(cell, (str, bool, numbers.Number, datetime.date, datetime.time)):
+        raise InputError(
+            f"{place}: got a {type(cell).__name__} in column {column!r}, expected text, a number, "
+            "a truth value or a date."
+        )
+    if not str(cell).strip():
+        raise InputError(f"{place}: no value in column {column!r}.")
+    return str(cell)
+
+
+def _numbers(values: list[str]) -> list[Any]:
+    """Return the numbers that all texts are, with None for empty ones, or the texts."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            found = [kind(value) if value else None for value in values]
+            texts = zip(values, found, strict=True)
+            # "007" and "1_000" are no numbers.
+            if any(found) and all(not v or _PLAIN_NUMBER.fullmatch(v) for v, _ in texts):
+                return found
+    return values
+
+
+def _read_text(table: Path) -> tuple[Columns, list[str]]:
+    rows: list[list[str]] = []
+    places: list[str] = []
     try:
         # utf-8-sig: Excel puts a byte order mark before the first column's name
         with table.open(encoding="utf-8-sig", newline="") as lines:
+            first = lines.readline()
+            lines.seek(0)
+            delimiters = [_DELIMITERS[table.suffix.lower()], ",", ";", "\t"]
+            delimiter = next((each for each in delimiters if each in first), delimiters[0])
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
             for row in reader:
@@ -159,13 +242,19 @@ def _read_text(table: Path, delimiter: str) -> tuple[list[str], list[Row]]:
                         f"{table}, line {reader.line_num}: got {len(row)} values, expected "
                         f"{len(header)}, as in the header."
                     )
-                rows.append((f"line {reader.line_num}", row))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                rows.append(row)
+                places.append(f"line {reader.line_num}")
+    except UnicodeDecodeError as error:
+        is_utf_16 = table.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
+        kind = "UTF-16" if is_utf_16 else f"another encoding than utf-8 ({error.reason})"
+        raise InputError(f"Cannot read {table}: it is {kind}; save it as CSV UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise InputError(f"Cannot read {table}: {error}") from error
-    return header, rows
+    _refuse_repeated(header, table)
+    return {name: [row[index] for row in rows] for index, name in enumerate(header)}, places
 
 
-def _read_parquet(table: Path) -> tuple[list[str], list[Row]]:
+def _read_parquet(table: Path) -> tuple[Columns, list[str]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -174,8 +263,12 @@ def _read_parquet(table: Path) -> tuple[list[str], list[Row]]:
             content = file.read()
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"Cannot read {table}: {error}") from error
-    columns = [column.to_pylist() for column in content.columns]
-    rows = [
-        (f"row {number}", list(row)) for number, row in enumerate(zip(*columns, strict=True), 1)
-    ]
-    return content.column_names, rows
+    _refuse_repeated(content.column_names, table)
+    columns = dict(zip(content.column_names, content.columns, strict=True))
+    return columns, [f"row {number}" for number in range(1, len(content) + 1)]
+
+
+def _refuse_repeated(header: Sequence[str], table: Path) -> None:
+    for name in header:
+        if header.count(name) > 1:
+            raise InputError(f"{table} has several columns {name!r}, expected one.")

@@ -136,6 +136,8 @@ def digest_column(digests: Sequence[bytes | None]) -> pa.Array:
 
 def extra_column(name: str, values: Sequence[Any]) -> pa.Array:
     """Return the values of one of the caller's own columns, of any type that Arrow can hold."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):  # as they are, not through Python
+        return values
     try:
         return pa.array(values)
     except (OverflowError, pa.ArrowException) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -106,7 +108,7 @@ def test_typed_columns_of_parquet_are_read_as_text(tmp_path: Path) -> None:
             "path,lable\na.jpg,x\n",
             r"no column 'label'; its columns are \['path', 'lable'\]; did you",
         ),
-        ("path;label\na.jpg;x\n", r"no column 'path'; its columns are \['path;label'\]"),
+        ("path,label,a,a\na.jpg,x,1,2\n", "several columns 'a', expected one"),
         ("path,path,label\na,b,c\n", "several columns 'path'"),
         ("path,label\na.jpg,x\n\nb.jpg,\n", "line 4: no value in column 'label'"),
         ("path,label\na.jpg,x\n  ,y\n", "line 3: no value in column 'path'"),
@@ -163,3 +165,110 @@ def test_a_file_that_is_no_manifest_is_refused_by_name(tmp_path: Path) -> None:
             load_manifest(file)
         assert name in str(failure.value)
         assert "\n" not in str(failure.value)
+
+
+# What people bring ------------------------------------------------------------------------------
+
+
+def write_parquet(file: Path, **columns: Any) -> Path:
+    pyarrow.parquet.write_table(pa.table(columns), file)
+    return file
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_the_delimiter_is_the_one_of_the_header(
+    delimiter: str, suffix: str, tmp_path: Path
+) -> None:
+    content = "path,label\na.jpg,cat\n".replace(",", delimiter)
+    manifest = load_manifest(write(tmp_path / f"m{suffix}", content))
+    assert (manifest.paths.tolist(), manifest.target.tolist()) == (
+        [str(tmp_path / "a.jpg")],
+        ["cat"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("utf-16", "UTF-16"), ("cp1252", "another encoding than utf-8")]
+)
+def test_another_encoding_is_called_by_its_name(encoding: str, name: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", "path,label\nä.jpg,ü\n", encoding)
+    with pytest.raises(InputError, match=f"it is {name}.*; save it as CSV UTF-8"):
+        load_manifest(file)
+
+
+def test_labels_of_any_plain_type_are_text_and_of_another_are_refused(tmp_path: Path) -> None:
+    plain = {
+        "cat": b"cat", "7": 7, "0.5": 0.5, "True": True, "1.50": Decimal("1.50"),
+        "2026-11-25": datetime.date(2026, 11, 25), "3": 3.0,
+    }  # fmt: skip
+    for text, label in plain.items():
+        file = write_parquet(tmp_path / "m.parquet", path=["a.jpg"], label=[label])
+        assert load_manifest(file).target.tolist() == [text]
+    for label in (["cat"], {"name": "cat"}, b"\xff"):
+        file = write_parquet(tmp_path / "m.parquet", path=["a.jpg"], label=[label])
+        with pytest.raises(InputError, match=r"row 1: .* in column 'label'") as failure:
+            load_manifest(file)
+        assert len(str(failure.value)) < 300
+
+
+@pytest.mark.parametrize("form", ["bytes", "struct", "path"])
+def test_pictures_in_cells_are_images(form: str, tmp_path: Path) -> None:
+    content = b"an encoded image" * 10_000
+    cell: Any = {
+        "bytes": content,
+        "struct": {"bytes": content, "path": "a.jpg"},
+        "path": {"bytes": None, "path": "a.jpg"},
+    }[form]
+    file = write_parquet(tmp_path / "hub.parquet", image=[cell], label=[1])
+    with pytest.warns(UserWarning, match="no column 'path': its column 'image' is taken"):
+        manifest = load_manifest(file)
+    assert manifest.data.tolist() == [str(tmp_path / "a.jpg") if form == "path" else content]
+
+
+def test_columns_of_usual_names_are_taken_with_a_word(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", "Filename,Class\na.jpg,cat\n")
+    with pytest.warns(UserWarning, match="is taken") as said:
+        assert load_manifest(file).target.tolist() == ["cat"]
+    assert len(said) == 2
+    with pytest.raises(InputError, match="no column 'photo'"):
+        load_manifest(file, path_column="photo")
+
+
+def test_ids_become_files_by_a_root_and_a_suffix(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", "path,label\n0042,cat\n")
+    manifest = load_manifest(file, root=tmp_path / "train", suffix=".jpg")
+    assert manifest.paths.tolist() == [str(tmp_path / "train" / "0042.jpg")]
+
+
+def test_paths_start_where_the_first_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "a.jpg").touch()
+    file = write(tmp_path / "run" / "predictions.csv", "path,label\na.jpg,cat\nb.jpg,dog\n")
+    assert load_manifest(file).paths.tolist() == ["a.jpg", "b.jpg"]
+    (tmp_path / "run" / "a.jpg").touch()
+    assert load_manifest(file).paths.tolist() == [
+        str(tmp_path / "run" / "a.jpg"), str(tmp_path / "run" / "b.jpg"),
+    ]  # fmt: skip
+
+
+def test_further_columns_stay_what_they_are(tmp_path: Path) -> None:
+    content = "path,price,count,code,note\na.jpg,1.5,3,007,x\nb.jpg,,4,008,\n"
+    further = load_manifest(write(tmp_path / "m.csv", content), label_column=None).further
+    assert further == {
+        "price": [1.5, None], "count": [3, 4], "code": ["007", "008"], "note": ["x", ""],
+    }  # fmt: skip
+    columns = {
+        "big": pa.array([2**64 - 1], pa.uint64()),
+        "money": pa.array([Decimal("1.10")], pa.decimal128(9, 2)),
+        "tags": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+    }
+    further = load_manifest(
+        write_parquet(tmp_path / "m.parquet", path=["a.jpg"], **columns), label_column=None
+    ).further
+    assert {name: column.type for name, column in further.items()} == {
+        name: column.type for name, column in columns.items()
+    }
