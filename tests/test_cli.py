@@ -221,6 +221,19 @@ def test_embed_of_class_folders_carries_their_names(
     assert read_embeddings(tmp_path / "red.parquet").target is None
 
 
+def test_several_images_and_folders_are_taken_one_after_the_other(
+    featx: Callable[..., Outcome], make_image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_image_folder({"red": 2, "blue": 1})
+    out = tmp_path / "photos.parquet"
+    single = folder / "red" / "000.png"
+    assert featx("embed", folder / "blue", single, "--out", out).code == 0
+    assert [Path(path).name for path in read_embeddings(out).paths] == ["000.png", "000.png"]
+    done = featx("embed", folder / "red", "--out", out)
+    assert done.code == 0
+    assert "(1 new, 1 kept, 0 replaced, 1 of other images removed)" in " ".join(done.out.split())
+
+
 def test_predictions_name_files_as_they_are_and_are_read_again(
     featx: Callable[..., Outcome],
     make_image_folder: Callable[..., Path],

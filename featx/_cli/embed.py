@@ -46,6 +46,7 @@ def embed(
 
     from featx._export import export_embeddings
 
+    n_before = printing.count_rows(out)
     summary = export_embeddings(
         found.paths,
         out,
@@ -70,10 +71,12 @@ def embed(
             }
         )
     else:
+        n_removed = n_before - summary.kept - summary.replaced
+        removed = f", {n_removed} of other images removed" if n_removed > 0 else ""
         before = (
             ""
-            if summary.new == summary.rows
-            else (f" ({summary.new} new, {summary.kept} kept, {summary.replaced} replaced)")
+            if summary.new == summary.rows and not removed
+            else f" ({summary.new} new, {summary.kept} kept, {summary.replaced} replaced{removed})"
         )
         typer.echo(
             f"{summary.rows} rows of {summary.dimension} columns{before}, {len(summary.failures)} "

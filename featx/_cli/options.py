@@ -28,7 +28,7 @@ def out_file(what: str) -> Any:
 _IMAGES = "A folder or archive (.zip, .tar) of images, or a table (.csv, .tsv, .parquet) of them"
 Images = Annotated[Path, typer.Argument(help=f"{_IMAGES}.")]
 ImagesOrList = Annotated[
-    Path,
+    list[Path],
     typer.Argument(help=f"{_IMAGES}, or - for a list on standard input, one path a line."),
 ]
 Weights = Annotated[
@@ -212,13 +212,26 @@ class Found:
 
 @warnings_as_remarks()
 def load_unlabelled(
-    images: Path,
+    images: list[Path],
     path_column: str,
     label_column: str | None,
     root: Path | None = None,
     suffix: str = "",
 ) -> Found:
-    """Return the images of anything that a command takes, and what stands beside them."""
+    """Return the images of anything that a command takes, and what stands beside them.
+
+    Of several, it is their images one after the other, without what stands beside them.
+    """
+    found = [_load_one(one, path_column, label_column, root, suffix) for one in images]
+    if len(found) == 1:
+        return found[0]
+    paths = [path for one in found for path in one.paths]
+    return Found(paths, skipped=[path for one in found for path in one.skipped])
+
+
+def _load_one(
+    images: Path, path_column: str, label_column: str | None, root: Path | None, suffix: str
+) -> Found:
     from featx._images.folders import find_images
     from featx._images.manifests import load_manifest, load_path_list
 
