@@ -23,7 +23,8 @@ def brief(value: object) -> str:
     >>> brief("x" * 200)[-8:]
     "xxxxxx…'"
     """
-    if hasattr(value, "named_modules"):  # a network, which prints all of its layers
+    # A network prints all of its layers.
+    if hasattr(value, "named_modules") and not isinstance(value, type):
         return f"<{type(value).__name__}>"
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]}…{text[-1]}"
