@@ -73,7 +73,7 @@ def hint_on_path(path: str | os.PathLike[str]) -> str:
     if _URL.search(name):
         return "; it is a URL, and nothing is fetched: download it first"
     if os.path.islink(path):  # noqa: PTH114 - Path() would rewrite the path
-        target = os.fsdecode(os.readlink(path))  # noqa: PTH115
+        target = os.fsdecode(os.readlink(path))  # noqa: PTH115 - as above
         return (
             f"; it is a link to {target!r}, which is missing: fetch what is kept elsewhere, as by "
             "'git annex get' or 'dvc pull'"
@@ -92,7 +92,7 @@ def hint_on_path(path: str | os.PathLike[str]) -> str:
 
 def _other_spellings(name: str) -> list[str]:
     """Return what a path may have been before another system or program had it."""
-    stem, ending = os.path.splitext(name)  # noqa: PTH122
+    stem, ending = os.path.splitext(name)  # noqa: PTH122 - as above
     spellings = (
         name.strip(),
         name.replace("\\", "/"),

@@ -14,7 +14,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
@@ -308,6 +308,13 @@ def test_few_images_leave_no_number_of_neighbours_out_of_reach() -> None:
     assert {row["head__n_neighbors"] for row in search.cv_results_["params"]} == {3, 7}
     assert search.param_grid is given
     assert given[0]["head__n_neighbors"] == [3, 7, 15]
+
+
+def test_folds_that_are_made_once_serve_every_head() -> None:
+    images, labels = drawn_images(8)
+    folds = StratifiedKFold(2).split(images, labels)
+    search = head_search("k_nearest_neighbors", embedder=SMALL, cv=folds).fit(images, labels)
+    assert search.n_splits_ == 2
 
 
 def test_heads_may_be_classifiers_and_the_embedder_a_name() -> None:

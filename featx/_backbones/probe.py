@@ -128,8 +128,9 @@ class TapLocator:
             self._classifier = find_classifier(module)
         # A Sequential without one has had its head cut off: its output is the vector.
         self._last = None
-        if isinstance(module, nn.Sequential) and not isinstance(module[-1], _PROBABILITIES):
-            self._last = list(module._modules)[-1]
+        if isinstance(module, nn.Sequential) and len(module):
+            name, last = list(module.named_children())[-1]
+            self._last = None if isinstance(last, _PROBABILITIES) else name
         self._prefix_tokens, self._has_class_token = _tokens_of(module)
         self.probe = probe_network(module, image_size, self._classifier, name)
 

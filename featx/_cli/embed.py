@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +47,7 @@ def embed(
 
     from featx._export import export_embeddings
 
-    n_before = printing.count_rows(out)
+    n_before = _count_rows(out)
     summary = export_embeddings(
         found.paths,
         out,
@@ -84,3 +85,13 @@ def embed(
         )
     if summary.failures:
         raise typer.Exit(1)
+
+
+def _count_rows(out: str) -> int:
+    """Return how many rows the file has that an export is about to replace; 0 where it is none."""
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.read_metadata(out).num_rows) if Path(out).is_file() else 0
+    except (OSError, pyarrow.ArrowException):
+        return 0

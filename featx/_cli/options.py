@@ -132,7 +132,7 @@ def with_embedder_options(*without: str) -> Callable[[Callable[..., None]], Call
             shared = {option.name: values.pop(option.name) for option in options}
             command(**values, embedder=partial(make_embedder, **shared))
 
-        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # inspect reads it
             parameters=[option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in own]
             + options
         )
@@ -206,7 +206,7 @@ class Found:
 
     paths: Any
     labels: Any | None = None
-    further: dict[str, list[Any]] = field(default_factory=dict)
+    further: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
 
@@ -220,13 +220,17 @@ def load_unlabelled(
 ) -> Found:
     """Return the images of anything that a command takes, and what stands beside them.
 
-    Of several, it is their images one after the other, without what stands beside them.
+    Of several, it is their images one after the other, with labels where all have some, and without
+    further columns.
     """
     found = [_load_one(one, path_column, label_column, root, suffix) for one in images]
     if len(found) == 1:
         return found[0]
+    labels = None
+    if all(one.labels is not None for one in found):
+        labels = [label for one in found for label in one.labels or ()]
     paths = [path for one in found for path in one.paths]
-    return Found(paths, skipped=[path for one in found for path in one.skipped])
+    return Found(paths, labels, skipped=[path for one in found for path in one.skipped])
 
 
 def _load_one(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,6 +14,7 @@ from featx._files import json_text, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -74,16 +74,6 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # A line longer than the terminal goes on in the next one: names and figures are what people
     # copy, and are never shortened.
     Console(width=_WIDTH).print(table)
-
-
-def count_rows(out: str) -> int:
-    """Return how many rows the file has that an export is about to replace; 0 where it is none."""
-    import pyarrow.parquet
-
-    try:
-        return int(pyarrow.parquet.read_metadata(out).num_rows) if Path(out).is_file() else 0
-    except (OSError, pyarrow.ArrowException):
-        return 0
 
 
 def csv_of(table: pd.DataFrame) -> bytes:

@@ -169,6 +169,8 @@ def _trained(embedder: ImageEmbedder, epochs: int, random_state: int | None) -> 
         "augment": "light",
         "random_state": random_state,
     }
+    if embedder.pixel_range != "type":
+        raise refuse("pixel_range", embedder.pixel_range, "'type', as networks are trained by it")
     taken = ["device", "num_workers", "max_pixels", "max_file_bytes", "progress"]
     if isinstance(embedder.backbone, str):  # others have weights and an image size of their own
         taken += ["weights", "image_size"]

@@ -74,13 +74,6 @@ _NOT_READ = {
 _NAMED_LATER = {128: (b"DICM", "DICOM"), 257: (b"ustar", "a tar archive")}
 _READ_BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF"}
 _BRANDS_NOT_READ = {
-    b"8BPS": "a Photoshop file",
-    b"%!PS": "PostScript, a program",
-    b"\xc5\xd0\xd3\xc6": "PostScript, a program",
-    b"SIMPLE  =": "FITS",
-    b"DDS ": "a texture (DDS)",
-    b"/* XPM": "an XPM drawing",
-    b"\x0a\x05\x01": "PCX",
     b"crx ": "a camera raw file",
     b"qt  ": "a video",
     b"isom": "a video",
@@ -110,9 +103,9 @@ _VALUE_FORMATS = {3: "H", 4: "I"}  # TIFF field types SHORT and LONG
 class JpegHeader:
     """What stands before the pixels of a JPEG: width and height before the orientation is applied.
 
-    ``bits`` is how many a channel has, ``exif`` are the EXIF data without their name; ``n_scans``
-    is how many times a decoder passes over all pixels, at most: what stands behind the image is
-    counted too.
+    ``bits`` is how many a channel has; ``is_lossless`` tells the kind that predicts pixels from
+    their neighbours; ``exif`` are the EXIF data without their name; ``n_scans`` is how many times a
+    decoder passes over all pixels, at most: what stands behind the image is counted too.
     """
 
     size: tuple[int, int]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import datetime
 import math
@@ -32,7 +31,8 @@ _USUAL_PATHS = (
     *("image_id", "id"),
 )
 _USUAL_LABELS = ("class", "target", "labels", "category")
-_PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+# Not "007", "+49…" and what has more digits than a float keeps: they are names.
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?")
 
 Columns: TypeAlias = dict[str, Any]
 """The columns of a table: lists of text, or of Arrow."""
@@ -74,10 +74,10 @@ def load_manifest(
     -------
     sklearn.utils.Bunch
         With ``data`` and ``paths``, the same ndarray of object, shape (n,): the paths as strings,
-        in the order of the file; ``target``, ndarray of str, shape (n,): the labels, and
-        ``target_names``, list of str: the distinct labels, sorted; both None without labels; and
-        ``further``, dict: the other columns, from a text file as lists of text, or of numbers
-        where all are, and from Parquet as columns of Arrow.
+        or the images of cells as bytes, in the order of the file; ``target``, ndarray of str, shape
+        (n,): the labels, and ``target_names``, list of str: the distinct labels, sorted; both None
+        without labels; and ``further``, dict: the other columns, from a text file as lists of text,
+        or of numbers where all are, and from Parquet as columns of Arrow.
 
     Raises
     ------
@@ -212,14 +212,11 @@ def _text(cell: Any, column: str, place: str) -> str:
 
 def _numbers(values: list[str]) -> list[Any]:
     """Return the numbers that all texts are, with None for empty ones, or the texts."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError, OverflowError):
-            found = [kind(value) if value else None for value in values]
-            texts = zip(values, found, strict=True)
-            # "007" and "1_000" are no numbers.
-            if any(found) and all(not v or _PLAIN_NUMBER.fullmatch(v) for v, _ in texts):
-                return found
-    return values
+    texts = [value for value in values if value]
+    if not texts or not all(map(_PLAIN_NUMBER.fullmatch, texts)):
+        return values
+    kind = int if all(text.lstrip("-").isdecimal() for text in texts) else float
+    return [kind(value) if value else None for value in values]
 
 
 def _read_text(table: Path) -> tuple[Columns, list[str]]:

@@ -7,7 +7,7 @@ for black and white is in the file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -104,24 +104,22 @@ def pixels_from_pillow(
     image: Image.Image,
     source: str = "<PIL image>",
     limits: Limits = DEFAULT_LIMITS,
-    file: Image.Image | None = None,
+    stored: StoredNumbers | None = None,
 ) -> PixelArray:
     """Return a Pillow image of any mode as upright 8-bit RGB pixels.
 
     Palettes, greys, CMYK, YCbCr, LAB and HSV are converted by Pillow; transparency is laid on
     white; other numbers than of 8 bits are scaled to 8; the EXIF orientation is applied. The image
     is loaded, and its palette may change: pass a copy of one that belongs to someone else, and as
-    ``file`` the image as it was opened, for copies forget what the file says of its numbers.
+    ``stored`` what `stored_numbers` says of the image itself, for copies forget it.
 
     Examples
     --------
     >>> pixels_from_pillow(Image.new("LA", (2, 1), (0, 0))).tolist()
     [[[255, 255, 255], [255, 255, 255]]]
     """
-    file = image if file is None else file
     limits.check_pixels(image.size, source)
-    stored = stored_numbers(file, source)
-    is_reduced = _is_reduced_by_pillow(image)
+    stored = stored_numbers(image, source) if stored is None else stored
     with library_errors(source):
         image.load()
     # Once more, because an icon may hold a picture of another size than its header says.
@@ -141,7 +139,7 @@ def pixels_from_pillow(
         pixels = np.repeat(gray[:, :, np.newaxis], 3, axis=2)
     else:
         pixels = _converted_by_pillow(_with_channels_in_order(image, stored), source)
-        if is_reduced:
+        if stored.is_reduced:
             _check_reduced(pixels, source, limits.pixel_range)
     return np.ascontiguousarray(turn_upright(pixels, exif_orientation(image.info)))
 
@@ -170,10 +168,12 @@ def _is_reduced_by_pillow(image: Image.Image) -> bool:
     """Tell whether Pillow makes 8 bits of 16 while it decodes, as it does of colours."""
     if image.mode[0] in "IF":
         return False
-    return any(
-        (tile[3][1] > _MAX_UINT8) if tile[0] == "ppm" else (";16" in str(tile[3]))
-        for tile in getattr(image, "tile", ())
-    )
+    for decoder, *_, arguments in getattr(image, "tile", ()):
+        # The decoders "ppm" and "ppm_plain" are told the number of white.
+        is_pnm = decoder.startswith("ppm") and isinstance(arguments, tuple)
+        if arguments[-1] > _MAX_UINT8 if is_pnm else ";16" in str(arguments):
+            return True
+    return False
 
 
 def _check_reduced(pixels: PixelArray, source: str, pixel_range: PixelRange) -> None:
@@ -181,9 +181,10 @@ def _check_reduced(pixels: PixelArray, source: str, pixel_range: PixelRange) -> 
         raise ImageDecodeError(
             source, "colours of 16 bits are read by the range of their type only: pass an array"
         )
-    white = (int(pixels.max()) + 1) * 256 - 1
-    if white * _NEARLY_UNUSED <= _MAX_UINT16:  # what ends at 255 is all black by now
-        raise ImageDecodeError(source, _unused(f"{white} or before", _MAX_UINT16))
+    # What ends at 255 is all black by now.
+    high = int(pixels.max())
+    if high * _NEARLY_UNUSED <= _MAX_UINT8 + 1:
+        raise ImageDecodeError(source, _unused(f"about {high * 257}", _MAX_UINT16))
 
 
 def scaled_to_8_bits(
@@ -205,7 +206,9 @@ def scaled_to_8_bits(
     low, high = values.min().item(), values.max().item()
     # Written so that NaN, for which every comparison is false, is refused too.
     if not (-np.inf < low and high < np.inf):
-        raise ImageDecodeError(source, f"got {values.dtype} pixels from {low} to {high}")
+        raise ImageDecodeError(
+            source, f"got {values.dtype} pixels from {low} to {high}, expected finite numbers"
+        )
     if pixel_range == "type":
         _check_range(low, high, white, source, values.dtype)
         black = 0.0
@@ -214,8 +217,9 @@ def scaled_to_8_bits(
     else:
         black, white = map(float, pixel_range)
         values = values.clip(black, white)
-    # Integers need the precision: of a float32, 255 times 16 bits leave none.
-    scaled: npt.NDArray[Any] = values.astype("float32" if values.dtype.kind == "f" else "float64")
+    # Integers and ranges far from 0 need the precision; 0 to 1 does not.
+    is_unit = values.dtype.kind == "f" and pixel_range == "type"
+    scaled: npt.NDArray[Any] = values.astype("float32" if is_unit else "float64")
     scaled -= black
     scaled *= 255
     scaled /= (white - black) or 1
@@ -267,6 +271,8 @@ class StoredNumbers:
         How many of 8 bits are in use: Pillow shifts those of JPEG 2000 to the left.
     channels : tuple of int
         Which channel is red, green, blue, where they stand in another order.
+    is_reduced : bool
+        Whether Pillow makes 8 bits of 16 while it decodes.
     """
 
     white: int = _MAX_UINT16
@@ -274,15 +280,22 @@ class StoredNumbers:
     white_is_zero: bool = False
     bits: int = 8
     channels: tuple[int, ...] = ()
+    is_reduced: bool = False
 
 
 def stored_numbers(file: Any, source: str) -> StoredNumbers:
-    """Return what the numbers of an opened file mean; ImageDecodeError where Pillow misreads it."""
+    """Return what the numbers of an opened file mean; ImageDecodeError where Pillow misreads it.
+
+    An image that was loaded before has forgotten what is not said by the tags of TIFF.
+    """
+    stored = StoredNumbers()
     if file.format == "TIFF":
-        return _numbers_of_tiff(file, source)
-    if file.format == "JPEG2000" and file.fp is not None:
-        return _numbers_of_jpeg_2000(file, source)
-    return StoredNumbers()
+        stored = _numbers_of_tiff(file, source)
+    elif file.format == "JPEG2000" and file.fp is not None:
+        stored = _numbers_of_jpeg_2000(file, source)
+    elif file.format == "JPEG" and getattr(file, "bits", 8) != 8:
+        raise ImageDecodeError(source, f"it is a JPEG of {file.bits} bits, expected 8")
+    return replace(stored, is_reduced=_is_reduced_by_pillow(file))
 
 
 def _numbers_of_tiff(file: Any, source: str) -> StoredNumbers:

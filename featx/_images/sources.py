@@ -20,7 +20,7 @@ from featx._files import hint_on_path, lock_of_process
 from featx._images.archives import is_archive, read_member, split_archive_path
 from featx._images.faults import library_errors
 from featx._images.limits import DEFAULT_LIMITS, Limits
-from featx._images.pixels import checked_array, pixels_from_pillow
+from featx._images.pixels import checked_array, pixels_from_pillow, stored_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,21 +122,25 @@ def is_made_on_demand(images: Any) -> bool:
         return False
     if _is_instance(images, *_FRAMES, *_COLUMNS):
         return False
+    # One picture, or a matrix, in an array of another library has no images as its rows.
+    if len(getattr(images, "shape", "1")) not in (1, 4):
+        return False
     return hasattr(images, "__len__") and hasattr(images, "__getitem__")
 
 
 def unwrapped(item: Any) -> Any:
     """Return the image in what data sets wrap one in.
 
-    That is a pair of image and label (torchvision), a dict of bytes and path (Hugging Face), a
-    scalar of Arrow, or a file in memory.
+    That is a pair of image and number of its class (torchvision), a dict of bytes and path (Hugging
+    Face), a scalar of Arrow, or a file in memory.
 
     Examples
     --------
     >>> unwrapped({"bytes": None, "path": "cat.jpg"}), unwrapped(("dog.jpg", 1))
     ('cat.jpg', 'dog.jpg')
     """
-    if isinstance(item, tuple) and len(item) == 2:
+    # Two paths or pictures are no image and its label, but a row too many.
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], (int, np.integer)):
         item = item[0]
     if hasattr(item, "as_py"):
         item = item.as_py()
@@ -280,7 +284,8 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
     Traceback (most recent call last):
     featx.ImageDecodeError: Cannot read image http://example.org/cat.jpg: no such file; it is a ...
     """
-    item = unwrapped(item)
+    if not isinstance(item, (str, bytes)):
+        item = unwrapped(item)
     if isinstance(item, bytes):
         return item
     if isinstance(item, (str, os.PathLike)):
@@ -292,9 +297,11 @@ def read_content(item: Any, limits: Limits = DEFAULT_LIMITS) -> bytes | npt.NDAr
         return bytes(item)
     if isinstance(item, Image.Image):
         limits.check_pixels(item.size, source)
-        with lock_of_process("image", (id(item) >> 4) % _IMAGE_LOCKS), library_errors(source):
-            copied = item.copy()
-        return pixels_from_pillow(copied, source, limits, file=item)
+        with lock_of_process("image", (id(item) >> 4) % _IMAGE_LOCKS):
+            stored = stored_numbers(item, source)
+            with library_errors(source):
+                copied = item.copy()
+        return pixels_from_pillow(copied, source, limits, stored)
     if isinstance(item, np.ndarray):
         return checked_array(np.asarray(item), source)
     if _is_tensor(item):

@@ -223,6 +223,8 @@ def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 def _cast(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
     if column.type == kind:
         return column
+    if kind == pa.string() and pa.types.is_primitive(column.type):
+        return column.cast(kind)  # numbers of a text file, which was kept as text before
     schemas = [pa.schema([("values", of_one)]) for of_one in (column.type, kind)]
     try:
         common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type

@@ -165,6 +165,8 @@ def head_search(
         )
     if isinstance(cv, int):
         cv = StratifiedKFold(cv, shuffle=True, random_state=random_state)
+    if hasattr(cv, "__next__"):  # folds that can be gone through once only
+        cv = list(cv)
     networks = {} if backbones is None else {"embedder__backbone": list(backbones)}
     choices: list[dict[str, list[Any]]] = [{}]
     if layers is not None:

@@ -199,6 +199,13 @@ def test_numbers_that_leave_nearly_all_of_their_range_unused_are_refused(bits: i
     contents = written(values)
     colours = np.stack([values] * 3, axis=-1)
     contents["colours"] = imagecodecs.png_encode(colours)
+    contents["opened colours"] = Image.open(io.BytesIO(contents["colours"]))
+    contents["text"] = b"P3\n%d %d\n65535\n" % (WIDTH, HEIGHT)
+    contents["text"] += " ".join(map(str, colours.ravel())).encode()
+    for compression in (None, "deflate"):
+        file = io.BytesIO()
+        tifffile.imwrite(file, colours, photometric="rgb", compression=compression)
+        contents[f"TIFF {compression}"] = file.getvalue()
     contents["int32"] = values.astype(np.int32)
     for content in contents.values():
         with pytest.raises(ImageDecodeError, match=r"all but black .* pass pixel_range="):
@@ -229,6 +236,25 @@ def test_numbers_beyond_a_range_of_two_are_clipped_and_8_bits_are_left_as_they_a
         assert decode_content(array, limits=limits)[0, 0].tolist() == [0, 0, 128, 255, 255]
     bytes_of_8_bits = np.array([[0, 100, 150, 200]], np.uint8)
     assert decode_content(bytes_of_8_bits, limits=limits)[0, 0].tolist() == [0, 100, 150, 200]
+
+
+def test_a_range_far_from_0_keeps_every_level() -> None:
+    values = 1e8 + np.arange(256.0).reshape(16, 16)
+    for pixel_range in ("image", (1e8, 1e8 + 255)):
+        pixels = decode_content(values, limits=Limits(pixel_range=pixel_range))
+        assert pixels[0].ravel().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("bits", [9, 12, 16])
+@pytest.mark.parametrize("n_channels", [2, 3, 4])
+def test_what_is_refused_as_a_file_is_refused_as_pillow_opened_it(
+    bits: int, n_channels: int
+) -> None:
+    values = numbers(n_channels, 2**bits - 1).astype(np.uint16)
+    content = imagecodecs.jpeg2k_encode(values, level=0, bitspersample=bits, reversible=True)
+    for item in (content, Image.open(io.BytesIO(content))):
+        with pytest.raises(ImageDecodeError, match="a JPEG 2000 of"):
+            decode_content(read_content(item))
 
 
 def test_colours_that_pillow_reduces_have_no_other_range() -> None:

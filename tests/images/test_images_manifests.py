@@ -261,6 +261,9 @@ def test_further_columns_stay_what_they_are(tmp_path: Path) -> None:
     assert further == {
         "price": [1.5, None], "count": [3, 4], "code": ["007", "008"], "note": ["x", ""],
     }  # fmt: skip
+    content = "path,zero,id,phone\na.jpg,0,12345678901234567890,+49301234\n"
+    further = load_manifest(write(tmp_path / "m.csv", content), label_column=None).further
+    assert further == {"zero": [0], "id": ["12345678901234567890"], "phone": ["+49301234"]}
     columns = {
         "big": pa.array([2**64 - 1], pa.uint64()),
         "money": pa.array([Decimal("1.10")], pa.decimal128(9, 2)),

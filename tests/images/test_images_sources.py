@@ -520,3 +520,29 @@ def test_bfloat16_is_taken_as_float32_is() -> None:
 )
 def test_the_way_out_of_another_layout_is_one_call(item: np.ndarray, advice: str) -> None:
     assert advice in reason_of(item)
+
+
+class OtherArray:
+    """An array of another library, which rows can be taken of."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape = values, values.shape
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[row]
+
+
+def test_one_picture_is_not_taken_for_its_rows_whatever_library_holds_it() -> None:
+    assert len(as_image_list(OtherArray(PIXELS))) == len(PIXELS)
+    for values in (PIXELS[0], PIXELS[0, 0]):
+        with pytest.raises(InputError, match="Got <OtherArray>; expected a sequence"):
+            as_image_list(OtherArray(values))
+
+
+def test_two_images_in_a_row_are_not_one() -> None:
+    for row in (("a.jpg", "b.jpg"), (PIXELS[0], PIXELS[1]), ("a.jpg", "cat")):
+        with pytest.raises(InputError, match="Row 0 is <tuple>, not an image"):
+            as_image_list([row])
