@@ -132,7 +132,8 @@ def test_every_odd_file_gives_pixels_or_a_decode_error_in_5_seconds_and_a_gigaby
     files = sorted(str(path) for path in odd.rglob("*") if path.is_file())
     assert len(files) > 1000
     trials = run_trials(files, seconds_each=5)
-    assert sum(trial.shape is not None for trial in trials) > 900
+    # All in the formats that are read, but for damaged, misread and all but black ones.
+    assert sum(trial.shape is not None for trial in trials) > 930
     assert max(trial.peak_mb for trial in trials) <= 1024
 
 
